@@ -1,0 +1,2 @@
+//! placeholder until this room is built
+fn main() {}
