@@ -1,0 +1,103 @@
+# Pollux. `make help` lists what there is; README.md says what it is for.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Everything that is built or fetched goes here, so that a fresh clone finds it again.
+export POLLUX_CACHE ?= $(HOME)/.cache/pollux
+export CARGO_TARGET_DIR ?= $(POLLUX_CACHE)/target
+# dev: what the tests run, and so what `make demo` runs. release: what is published.
+export PROFILE ?= dev
+# 1.36 or 1.33; the exact versions are in e2e/testbed/versions.toml.
+export KUBERNETES ?= 1.36
+NODES ?= 2
+CLUSTER ?= pollux
+export CARGO_TERM_COLOR ?= auto
+
+STAGE := .ci/stage
+NEED := .ci/need
+DENY := $(POLLUX_CACHE)/tools/bin/cargo-deny
+DENY_VERSION := 0.20.2
+RUN := cargo run --quiet --package
+TESTBED = $(RUN) pollux-testbed --
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## === the two commands of the README ===
+
+.PHONY: demo demo-down test
+demo: need-cluster ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
+	@$(STAGE) "cluster binaries" 540 $(TESTBED) build --kubernetes $(KUBERNETES)
+	@$(STAGE) "images" 240 e2e/images/build.sh
+	@$(RUN) pollux-scenarios -- demo
+
+demo-down: ## Remove what `make demo` left running
+	@$(TESTBED) down --name demo
+
+test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
+	@.ci/test
+
+## === its parts ===
+
+.PHONY: lint unit e2e e2e-full generate audit bench
+lint: $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies, the chart
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@.ci/generated
+	$(DENY) --log-level error check bans licenses sources
+
+unit: need-unit ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser
+	cargo test --workspace --no-fail-fast --quiet
+
+e2e: need-cluster ## Every library and every fault once, on a real cluster; one JSON object as its last line
+	@$(TESTBED) build --kubernetes $(KUBERNETES)
+	@e2e/images/build.sh
+	@$(RUN) pollux-scenarios -- e2e
+
+e2e-full: need-cluster ## The same five times, and on Kubernetes 1.33 too (hours)
+	@$(TESTBED) build --kubernetes 1.36
+	@$(TESTBED) build --kubernetes 1.33
+	@e2e/images/build.sh
+	@$(RUN) pollux-scenarios -- e2e --full
+
+generate: ## Write the generated files anew (crds/, the chart's copies)
+	@.ci/generated --write
+
+audit: $(DENY) ## Known vulnerabilities in dependencies (needs the network)
+	$(DENY) check advisories
+
+bench: ## Timings; ratios within one run
+	cargo run --quiet --package pollux-scenarios -- bench
+
+## === the testbed ===
+
+.PHONY: images cluster cluster-down clean-cache
+images: need-cluster ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
+	@e2e/images/build.sh
+
+cluster: need-cluster ## Start a Kubernetes of NODES nodes on this machine and say how to reach it
+	@$(TESTBED) build --kubernetes $(KUBERNETES)
+	@$(TESTBED) up --name $(CLUSTER) --nodes $(NODES) --kubernetes $(KUBERNETES)
+
+cluster-down: ## Stop it; nothing is left but the caches
+	@$(TESTBED) down --name $(CLUSTER)
+
+clean-cache: ## Remove the caches (about 20 GB; the next run builds everything anew)
+	rm -rf "$(POLLUX_CACHE)"
+
+## === what the targets bring along ===
+
+.PHONY: need-unit need-cluster
+need-unit:
+	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "chromium=the lanes page is looked at in a real browser"
+
+need-cluster:
+	@$(NEED) "iproute2=nodes are network namespaces" "iptables=kube-proxy, and faults that cut a node off" "conntrack=kube-proxy" \
+	  "gcc=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp" \
+	  "buildah=images are built without a Docker engine" "mmdebstrap=the root of the bots' images is a Debian"
+
+$(DENY):
+	@echo "cargo-deny $(DENY_VERSION): built once, about 4 minutes"
+	cargo install --quiet --locked --root $(POLLUX_CACHE)/tools cargo-deny --version $(DENY_VERSION)
