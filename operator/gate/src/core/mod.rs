@@ -1,0 +1,1 @@
+//! The rules of the gate as a state machine without I/O.
