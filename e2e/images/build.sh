@@ -147,11 +147,12 @@ root_node() { root node nodejs; }
 
 # Postgres without what a throwaway database never uses: LLVM (just-in-time compilation), perl and its callers, other charsets.
 root_postgres() {
-    root postgres "postgresql-$POSTGRES_MAJOR,libnss-wrapper" \
+    root postgres "postgresql-$POSTGRES_MAJOR" \
         '/usr/lib/x86_64-linux-gnu/libLLVM*' '/usr/lib/x86_64-linux-gnu/libz3*' '/usr/lib/x86_64-linux-gnu/perl*' \
         '/usr/lib/x86_64-linux-gnu/libperl*' '/usr/share/perl*' '/usr/bin/perl*' '/usr/share/i18n/*' \
         '/usr/lib/x86_64-linux-gnu/gconv/*' "/usr/lib/postgresql/$POSTGRES_MAJOR/lib/bitcode/*" \
-        "/usr/lib/postgresql/$POSTGRES_MAJOR/lib/llvmjit*" "/usr/share/postgresql/$POSTGRES_MAJOR/man/*"
+        "/usr/lib/postgresql/$POSTGRES_MAJOR/lib/llvmjit*" "/usr/share/postgresql/$POSTGRES_MAJOR/man/*" \
+        '/usr/share/postgresql-common/*' '/usr/share/ca-certificates/*'
 }
 
 # base NAME: the image that bots start from; sets BASE.
@@ -206,7 +207,7 @@ image() {
 # The workspace's binaries, stripped, in $WORK/bin. Built together and with the workspace's one set of features.
 binaries() {
     [ -d "$WORK/bin" ] && return
-    local folder=$PROFILE profile
+    local folder=$PROFILE
     [ "$PROFILE" = dev ] && folder=debug
     BINARIES=$TARGET/$(rustc -vV | sed -n 's/^host: //p')/$folder
     if [ "$CARGO" = yes ]; then
@@ -248,12 +249,9 @@ postgres_image() {
         return
     fi
     root_postgres
-    image e2e-postgres dev "$(cat "$OUT/root-postgres.tar.key") $(hash_of e2e/images/postgres)" stage_postgres e2e/images/postgres/Dockerfile
+    image e2e-postgres dev "$(cat "$OUT/root-postgres.tar.key")" stage_postgres e2e/images/postgres/Dockerfile
 }
-stage_postgres() {
-    ln "$OUT/root-postgres.tar" "$CONTEXT/root.tar"
-    cp "$ROOT/e2e/images/postgres/docker-entrypoint.sh" "$CONTEXT/"
-}
+stage_postgres() { ln "$OUT/root-postgres.tar" "$CONTEXT/root.tar"; }
 
 # bot_image LIBRARY BASE STAGE: BASE is python, node or nothing.
 bot_image() {
@@ -264,7 +262,7 @@ bot_image() {
 }
 
 stage_python() {
-    command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || need pip3 python3-pip "fetches the Python bots' libraries"
+    python3 -m pip --version >/dev/null 2>&1 || need pip3 python3-pip "fetches the Python bots' libraries"
     # Wheels only, for the Python of the base and not for the one that fetches them; compiled in the Dockerfile.
     quietly python3 -m pip install --quiet --no-compile --target "$CONTEXT/lib" --python-version "$PYTHON_VERSION" \
         --only-binary=:all: --requirement "$BOT/requirements.txt"
@@ -325,13 +323,13 @@ mkdir -p "$OUT"
 exec 9>"$OUT/.lock"
 flock -n 9 || { echo "        another build of images is running; waiting for it"; flock 9; }
 # The lock is ours, so every work directory that is left belongs to a build that was killed.
-rm -rf "$OUT"/.work.*
+rm -rf --one-file-system "$OUT"/.work.*
 WORK=$(mktemp -d "$OUT/.work.XXXXXX")
-trap 'rm -rf "$WORK"' EXIT
+trap 'rm -rf --one-file-system "$WORK"' EXIT
 export TMPDIR=$WORK
 if [ "$BUILDER" = buildah ]; then
     need buildah buildah "builds images from Dockerfiles without a Docker engine"
 fi
 
 for name in "${NAMES[@]}"; do build_one "$name"; done
-say done "$OUT"
+say "all done" "$OUT"
