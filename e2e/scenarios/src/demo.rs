@@ -1,0 +1,337 @@
+//! `make demo`: the same bots with Pollux and as plain Deployments, side by side, under the same load.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pollux_botapi::BotVerdict;
+use pollux_testbed::{Options, Pod, Signal};
+
+use crate::baseline::{Plain, Strategy};
+use crate::bot::{Bot, Library};
+use crate::scenarios::{load, version};
+use crate::wait::{Look, until};
+use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
+
+const LIBRARIES: [Library; 3] = [
+    Library::PythonTelegramBot,
+    Library::Grammy,
+    Library::Aiogram,
+];
+const SEED: u64 = 1;
+/// Nothing was answered for this long: nothing will be.
+const STILL: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The node that is drained. The emulator and the database are on the other one.
+const DRAINED: &str = "node-2";
+
+/// One row of the verdict.
+struct Row {
+    library: Library,
+    way: &'static str,
+    verdict: BotVerdict,
+}
+
+/// Prints what happens, as it happens.
+struct Timeline {
+    started: Instant,
+}
+
+// === impl Timeline ===
+
+impl Timeline {
+    fn say(&self, what: &str) {
+        println!("{:>6.1} s  {what}", self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs the demo and leaves the cluster up.
+pub(crate) async fn run() -> Result<()> {
+    println!(
+        "A two-node cluster, three bots with Pollux, and the same bots as plain Deployments, all on this machine."
+    );
+    println!(
+        "The bots talk to an emulator of Telegram's Bot API; no message leaves this machine.\n"
+    );
+    let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
+    let world = World::up(Options {
+        name: "demo".into(),
+        nodes: 2,
+        kubernetes: version,
+        ..Options::default()
+    })
+    .await?;
+    let lanes = lanes_page(&world).await?;
+    println!("\nWatch it live: {lanes}\n");
+
+    let (bots, plains) = start(&world).await?;
+    let timeline = Timeline {
+        started: Instant::now(),
+    };
+    timeline.say("load begins: 5 messages a second for each bot, bursts of 8 every 10 s");
+    for token in bots
+        .iter()
+        .map(|b| &b.token)
+        .chain(plains.iter().map(|p| &p.token))
+    {
+        world.emulator.start_load(token, &load(SEED)).await?;
+    }
+    answered_at_least(&world, &bots, 20).await?;
+    roll(&world, &timeline, &bots, &plains).await?;
+    let planned = rows(&world, &bots, &plains, &timeline).await?;
+    kill(&world, &timeline, &bots[0]).await?;
+    drain(&world, &timeline, &bots).await?;
+    timeline.say("load ends");
+    for bot in &bots {
+        world.emulator.stop_load(&bot.token).await?;
+    }
+    settled(&world, bots.iter().map(|bot| &bot.token)).await?;
+    print_verdict(&world, &planned, &bots).await?;
+    farewell(&world, &lanes).await
+}
+
+async fn start(world: &World) -> Result<(Vec<Bot>, Vec<Plain>)> {
+    let (mut bots, mut plains) = (Vec::new(), Vec::new());
+    for (index, library) in LIBRARIES.into_iter().enumerate() {
+        let id = 2_000_000 + 10 * index as u32;
+        let bot = world.bot(library.short(), library, id).await?;
+        bot.apply(&bot.spec(2, API_URL)).await?;
+        bots.push(bot);
+        plains.push(Plain::start(world, library, Strategy::RollingUpdate, id + 1).await?);
+        plains.push(Plain::start(world, library, Strategy::Recreate, id + 2).await?);
+    }
+    for bot in &bots {
+        bot.wait_ready(PATIENCE).await?;
+    }
+    for plain in &plains {
+        world.deployment_available(BOTS, &plain.name).await?;
+    }
+    Ok((bots, plains))
+}
+
+async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]) -> Result<()> {
+    timeline.say("a new version of every bot, with and without Pollux, at the same moment");
+    for plain in plains {
+        world.emulator.mark_planned(&plain.token, "rollout").await?;
+        plain.roll(world, 2).await?;
+    }
+    for bot in bots {
+        world.emulator.mark_planned(&bot.token, "rollout").await?;
+        bot.change(&version(2)).await?;
+    }
+    for bot in bots {
+        let leader = bot.wait_ready(PATIENCE).await?;
+        world
+            .deployment_rolled_out(BOTS, &bot.name, PATIENCE)
+            .await?;
+        timeline.say(&format!("{:<8} rolled out; {} leads", bot.name, leader.pod));
+    }
+    for plain in plains {
+        world
+            .deployment_rolled_out(BOTS, &plain.name, PATIENCE)
+            .await?;
+    }
+    timeline.say("the plain Deployments are rolled out too");
+    Ok(())
+}
+
+async fn kill(world: &World, timeline: &Timeline, bot: &Bot) -> Result<()> {
+    let leader = bot.wait_ready(PATIENCE).await?;
+    let struck = world
+        .emulator
+        .mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30))
+        .await?;
+    timeline.say(&format!(
+        "kill -9 of {}, the leader of {}",
+        leader.pod, bot.name
+    ));
+    let (cluster, pod) = (world.cluster.clone(), Pod::new(BOTS, &leader.pod));
+    blocking(move || cluster.signal(&pod, Some("bot"), Signal::Kill)).await?;
+    let next = until("the next poll", PATIENCE, || async {
+        let polls = world.emulator.polls(&bot.token).await?;
+        let next = polls
+            .into_iter()
+            .find(|p| p.arrived > struck && p.peer.lane != leader.pod);
+        Ok(next.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
+    })
+    .await?;
+    timeline.say(&format!(
+        "{} polls, {} ms after the kill",
+        next.peer.lane,
+        (next.arrived - struck).as_millis()
+    ));
+    bot.wait_ready(PATIENCE).await.map(drop)
+}
+
+async fn drain(world: &World, timeline: &Timeline, bots: &[Bot]) -> Result<()> {
+    for bot in bots {
+        world
+            .emulator
+            .mark_planned(&bot.token, &format!("drain of {DRAINED}"))
+            .await?;
+    }
+    timeline.say(&format!("kubectl drain {DRAINED}"));
+    let cluster = world.cluster.clone();
+    blocking(move || cluster.drain(DRAINED, PATIENCE)).await?;
+    timeline.say(&format!("{DRAINED} is empty"));
+    let cluster = world.cluster.clone();
+    blocking(move || cluster.uncordon(DRAINED)).await?;
+    for bot in bots {
+        let leader = bot.wait_ready(PATIENCE).await?;
+        timeline.say(&format!(
+            "{:<8} is led by {} on {}",
+            bot.name, leader.pod, leader.node
+        ));
+    }
+    Ok(())
+}
+
+async fn answered_at_least(world: &World, bots: &[Bot], count: u64) -> Result<()> {
+    for bot in bots {
+        until(&format!("{} to answer", bot.name), PATIENCE, || async {
+            let answered = world.emulator.verdict(&bot.token).await?.answered;
+            Ok(if answered >= count {
+                Look::Yes(())
+            } else {
+                Look::NotYet(format!("{answered} answers"))
+            })
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The plain Deployments end their load here: what comes after the rollout is done to Pollux's bots alone.
+async fn rows(
+    world: &World,
+    bots: &[Bot],
+    plains: &[Plain],
+    timeline: &Timeline,
+) -> Result<Vec<Row>> {
+    for plain in plains {
+        world.emulator.stop_load(&plain.token).await?;
+    }
+    settled(world, plains.iter().map(|plain| &plain.token)).await?;
+    let mut rows = Vec::new();
+    for bot in bots {
+        rows.push(Row {
+            library: bot.library,
+            way: "Pollux",
+            verdict: world.emulator.verdict(&bot.token).await?,
+        });
+    }
+    for plain in plains {
+        rows.push(Row {
+            library: plain.library,
+            way: plain.strategy.name(),
+            verdict: world.emulator.verdict(&plain.token).await?,
+        });
+    }
+    rows.sort_by_key(|row| row.library);
+    timeline.say("the ledger of the rollout is taken");
+    Ok(rows)
+}
+
+/// Waits until nothing moves any more: all answered, or the rest lost.
+async fn settled<'a>(world: &World, tokens: impl Iterator<Item = &'a String>) -> Result<()> {
+    for token in tokens {
+        let mut last = (0, 0);
+        let mut since = Instant::now();
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && since.elapsed() < STILL {
+            let verdict = world.emulator.verdict(token).await?;
+            if verdict.answered == verdict.updates {
+                break;
+            }
+            if last != (verdict.answered, verdict.undelivered) {
+                last = (verdict.answered, verdict.undelivered);
+                since = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<()> {
+    println!("\nThe rollout, by the emulator's ledger (every message, every answer):\n");
+    println!(
+        "  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>16}",
+        "library", "run by", "messages", "LOST", "ANSWERED", "409", "longest silence"
+    );
+    println!(
+        "  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>16}",
+        "", "", "", "", "TWICE", "", ""
+    );
+    for row in planned {
+        let v = &row.verdict;
+        println!(
+            "  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>13} ms",
+            row.library.short(),
+            row.way,
+            v.updates,
+            v.counts.lost,
+            v.counts.dup,
+            v.counts.conflict,
+            v.longest_silence.as_millis(),
+        );
+    }
+    println!("\nEverything that was done to the bots with Pollux (rollout, kill, drain):\n");
+    for bot in bots {
+        let v = world.emulator.verdict(&bot.token).await?;
+        for handover in &v.handovers {
+            println!(
+                "  {:<9} {:>6.1} s  {} -> {}  gap {} ms",
+                bot.name,
+                handover.at.as_secs_f64(),
+                handover.from,
+                handover.to,
+                handover.gap.as_millis()
+            );
+        }
+        println!(
+            "  {:<9} {} messages, {} lost, {} answered twice, {} conflicts; by the kill: {} lost, {} answered twice",
+            bot.name,
+            v.updates,
+            v.counts.lost,
+            v.counts.dup,
+            v.counts.conflict,
+            v.crash.lost,
+            v.crash.dup
+        );
+    }
+    println!(
+        "\n$ kubectl get telegrambots -n {BOTS}\n{}",
+        world
+            .run("kubectl", &["get", "telegrambots", "-n", BOTS])
+            .await?
+    );
+    Ok(())
+}
+
+async fn lanes_page(world: &World) -> Result<String> {
+    let cluster = world.cluster.clone();
+    let address =
+        blocking(move || cluster.forward(&format!("service/{TELEGRAM}/botapi:8090"), 0)).await?;
+    Ok(format!("http://{address}/"))
+}
+
+async fn farewell(world: &World, lanes: &str) -> Result<()> {
+    println!("The cluster stays up. To try next:\n");
+    println!(
+        "  . {}/env",
+        world
+            .cluster
+            .kubeconfig()
+            .parent()
+            .unwrap_or(world.cluster.kubeconfig())
+            .display()
+    );
+    println!("  kubectl get telegrambots -n {BOTS} -o wide -w");
+    println!("  kubectl delete pod -n {BOTS} -l pollux.dev/bot=grammy --wait=false");
+    println!(
+        "  kubectl patch tgbot grammy -n {BOTS} --type=merge -p '{{\"spec\":{{\"env\":[{{\"name\":\"VERSION\",\"value\":\"3\"}}]}}}}'"
+    );
+    println!("  the lanes page: {lanes}");
+    println!("  make demo-down");
+    Ok(())
+}

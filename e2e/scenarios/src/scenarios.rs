@@ -1,0 +1,593 @@
+//! The scenarios, each named after what it does to the bots. All of them use the same five bots (one a library, two replicas),
+//! under load from beginning to end; the ledger at the end is the oracle.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pollux_botapi::{Load, PollRecord};
+use pollux_testbed::{Direction, Pod, Signal};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::bot::{Bot, Leader, Library};
+use crate::report::{Findings, Rollout};
+use crate::wait::{Look, until};
+use crate::world::{API_URL, BOTS, OPERATOR, World, blocking};
+
+/// The TTL of the leases here; the default of the resource.
+pub(crate) const TTL: Duration = Duration::from_secs(10);
+/// How long a rollout of two replicas may take.
+const ROLLOUT: Duration = Duration::from_secs(150);
+
+/// A run: the world, its bots, and what was found so far.
+pub(crate) struct Run {
+    pub(crate) world: World,
+    pub(crate) bots: Vec<Bot>,
+    pub(crate) findings: Findings,
+    version: u32,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Starts one bot of each library and its load.
+    pub(crate) async fn start(world: World, libraries: &[Library], seed: u64) -> Result<Self> {
+        let mut bots = Vec::new();
+        for (index, library) in libraries.iter().enumerate() {
+            let bot = world
+                .bot(library.short(), *library, 1_000_001 + index as u32)
+                .await?;
+            bot.apply(&bot.spec(2, API_URL)).await?;
+            bots.push(bot);
+        }
+        for bot in &bots {
+            bot.wait_ready(ROLLOUT).await?;
+            world.emulator.start_load(&bot.token, &load(seed)).await?;
+        }
+        Ok(Self {
+            world,
+            bots,
+            findings: Findings::default(),
+            version: 1,
+        })
+    }
+
+    /// Runs a scenario and notes how it ended; one that fails does not stop the others.
+    pub(crate) async fn scenario(&mut self, name: &str, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => {
+                println!("ok      {name}");
+                self.findings.passed.push(name.to_owned());
+            }
+            Err(error) => {
+                println!("FAILED  {name}: {error:#}");
+                self.findings.failed.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+
+    fn bot(&self, library: Library) -> Result<Bot> {
+        self.bots
+            .iter()
+            .find(|bot| bot.library == library)
+            .cloned()
+            .with_context(|| format!("no bot of {}", library.short()))
+    }
+
+    /// A new version of every bot, all at once: each costs exactly one handover, to the new version.
+    pub(crate) async fn roll_all(&mut self) -> Result<()> {
+        self.version += 1;
+        let version = self.version;
+        let mut rolling = JoinSet::new();
+        for bot in self.bots.clone() {
+            let world = self.world.clone();
+            rolling.spawn(async move { roll(&world, &bot, version).await });
+        }
+        let mut outcome = Ok(());
+        while let Some(rollout) = rolling.join_next().await {
+            match rollout? {
+                Ok(rollout) => self.findings.rollouts.push(rollout),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// A rollout while a hundred messages wait and a handler takes 300 ms.
+    pub(crate) async fn roll_with_backlog(&mut self) -> Result<()> {
+        let bot = self
+            .world
+            .bot("backlog", Library::Grammy, 1_000_011)
+            .await?;
+        let mut spec = bot.spec(2, API_URL);
+        spec["env"] = json!([{"name": "HANDLER_MS", "value": "300"}]);
+        bot.apply(&spec).await?;
+        bot.wait_ready(ROLLOUT).await?;
+        self.world.emulator.push(&bot.token, 100).await?;
+        let rollout = roll(&self.world, &bot, 2).await?;
+        self.findings.rollouts.push(rollout);
+        self.bots.push(bot);
+        Ok(())
+    }
+
+    /// 1 → 2 → 1 replicas under load.
+    pub(crate) async fn scale(&mut self) -> Result<()> {
+        let bot = self.world.bot("scale", Library::Aiogram, 1_000_012).await?;
+        bot.apply(&bot.spec(1, API_URL)).await?;
+        bot.wait_ready(ROLLOUT).await?;
+        self.world.emulator.start_load(&bot.token, &load(7)).await?;
+        for replicas in [2, 1] {
+            self.world
+                .emulator
+                .mark_planned(&bot.token, &format!("scale to {replicas}"))
+                .await?;
+            bot.change(&json!({"replicas": replicas})).await?;
+            bot.wait_ready(ROLLOUT).await?;
+            let world = &self.world;
+            until(&format!("{replicas} pods"), ROLLOUT, || async {
+                let pods = world.pods(&bot).await?.len();
+                Ok(if pods == replicas {
+                    Look::Yes(())
+                } else {
+                    Look::NotYet(format!("{pods} pods"))
+                })
+            })
+            .await?;
+        }
+        self.bots.push(bot);
+        Ok(())
+    }
+
+    /// The bot's process dies; the standby goes on.
+    pub(crate) async fn kill_bot(&mut self) -> Result<()> {
+        let bot = self.bot(Library::PythonTelegramBot)?;
+        let took = self
+            .strike(
+                &bot,
+                "kill -9 of the bot",
+                Some("bot"),
+                Signal::Kill,
+                Next::Anybody,
+            )
+            .await?;
+        self.findings.bot_crash_ms.push(took);
+        bot.wait_ready(ROLLOUT).await.map(drop)
+    }
+
+    /// The agent's process dies; it is restarted in its place, finds its own lease and goes on.
+    pub(crate) async fn kill_agent(&mut self) -> Result<()> {
+        let bot = self.bot(Library::Grammy)?;
+        let took = self
+            .strike(
+                &bot,
+                "kill -9 of the agent",
+                Some("agent"),
+                Signal::Kill,
+                Next::Anybody,
+            )
+            .await?;
+        self.findings.pod_restart_ms.push(took);
+        bot.wait_ready(ROLLOUT).await.map(drop)
+    }
+
+    /// Both die.
+    pub(crate) async fn kill_both(&mut self) -> Result<()> {
+        let bot = self.bot(Library::Telegraf)?;
+        let took = self
+            .strike(
+                &bot,
+                "kill -9 of bot and agent",
+                None,
+                Signal::Kill,
+                Next::Anybody,
+            )
+            .await?;
+        self.findings.pod_restart_ms.push(took);
+        bot.wait_ready(ROLLOUT).await.map(drop)
+    }
+
+    /// The leader's pod stands still for three times its lease, and then goes on in the belief that nothing happened.
+    pub(crate) async fn pause_pod(&mut self) -> Result<()> {
+        let bot = self.bot(Library::Teloxide)?;
+        let leader = bot.wait_ready(ROLLOUT).await?;
+        let started = Instant::now();
+        self.strike(
+            &bot,
+            "SIGSTOP of the leader's pod",
+            None,
+            Signal::Stop,
+            Next::Another,
+        )
+        .await?;
+        tokio::time::sleep((TTL * 3).saturating_sub(started.elapsed())).await;
+        self.signal(&leader, None, Signal::Continue).await?;
+        let now = bot.wait_ready(ROLLOUT).await?;
+        ensure!(
+            now.pod != leader.pod,
+            "the paused pod {} leads again",
+            leader.pod
+        );
+        Ok(())
+    }
+
+    /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
+    async fn strike(
+        &self,
+        bot: &Bot,
+        what: &str,
+        container: Option<&str>,
+        signal: Signal,
+        next: Next,
+    ) -> Result<f64> {
+        let leader = bot.wait_ready(ROLLOUT).await?;
+        let emulator = &self.world.emulator;
+        let struck = emulator.mark_crash(&bot.token, what, TTL * 4).await?;
+        self.signal(&leader, container, signal).await?;
+        let next = self.next_poll(bot, struck, &leader, next).await?;
+        Ok((next.arrived - struck).as_secs_f64() * 1000.0)
+    }
+
+    async fn signal(&self, leader: &Leader, container: Option<&str>, signal: Signal) -> Result<()> {
+        let (cluster, pod) = (self.world.cluster.clone(), Pod::new(BOTS, &leader.pod));
+        let container = container.map(str::to_owned);
+        let reached = blocking(move || cluster.signal(&pod, container.as_deref(), signal)).await?;
+        ensure!(
+            !reached.is_empty(),
+            "no process of {} was reached",
+            leader.pod
+        );
+        Ok(())
+    }
+
+    /// The first poll that arrives after an instant of the emulator's clock.
+    async fn next_poll(
+        &self,
+        bot: &Bot,
+        after: Duration,
+        old: &Leader,
+        next: Next,
+    ) -> Result<PollRecord> {
+        let emulator = &self.world.emulator;
+        until(
+            &format!("the next poll of {}", bot.name),
+            TTL * 6,
+            || async {
+                let polls = emulator.polls(&bot.token).await?;
+                let found = polls.into_iter().find(|poll| {
+                    poll.arrived > after && (next == Next::Anybody || poll.peer.lane != old.pod)
+                });
+                Ok(found.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
+            },
+        )
+        .await
+    }
+
+    /// Postgres stands still for 20 s: bots notice nothing but silence.
+    pub(crate) async fn stop_postgres(&mut self) -> Result<()> {
+        self.mark_all("Postgres stopped for 20 s").await?;
+        let pod = Pod::new(OPERATOR, "pollux-postgres-0");
+        let (cluster, stopped) = (self.world.cluster.clone(), pod.clone());
+        blocking(move || cluster.signal(&stopped, Some("postgres"), Signal::Stop)).await?;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let cluster = self.world.cluster.clone();
+        blocking(move || cluster.signal(&pod, Some("postgres"), Signal::Continue)).await?;
+        for bot in &self.bots {
+            bot.wait_ready(ROLLOUT).await?;
+            self.no_restarts(bot).await?;
+        }
+        Ok(())
+    }
+
+    /// No container of the bot's pods was restarted since they were made.
+    async fn no_restarts(&self, bot: &Bot) -> Result<()> {
+        for pod in self.world.pods(bot).await? {
+            let statuses = pod.status.unwrap_or_default();
+            let containers = statuses
+                .container_statuses
+                .unwrap_or_default()
+                .into_iter()
+                .chain(statuses.init_container_statuses.unwrap_or_default());
+            for container in containers {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                ensure!(
+                    container.restart_count == 0,
+                    "{} of {name} was restarted {} times",
+                    container.name,
+                    container.restart_count
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A node is drained for maintenance.
+    pub(crate) async fn drain_node(&mut self, node: &str) -> Result<()> {
+        self.mark_all(&format!("drain of {node}")).await?;
+        let (cluster, drained) = (self.world.cluster.clone(), node.to_owned());
+        blocking(move || cluster.drain(&drained, Duration::from_secs(120))).await?;
+        for bot in &self.bots {
+            let leader = bot.wait_ready(ROLLOUT).await?;
+            ensure!(leader.node != node, "{} still leads on {node}", leader.pod);
+        }
+        let (cluster, node) = (self.world.cluster.clone(), node.to_owned());
+        blocking(move || cluster.uncordon(&node)).await
+    }
+
+    /// The operator is away while all bots are replaced: Kubernetes and the agents go on by themselves.
+    pub(crate) async fn roll_without_controller(&mut self) -> Result<()> {
+        self.version += 1;
+        let before = self.epochs().await?;
+        for bot in &self.bots {
+            self.world
+                .emulator
+                .mark_planned(&bot.token, "rollout, operator away")
+                .await?;
+            bot.change(&version(self.version)).await?;
+        }
+        for bot in &self.bots {
+            self.template_applied(bot, self.version).await?;
+        }
+        self.scale_operator(0).await?;
+        for bot in &self.bots {
+            self.world
+                .deployment_rolled_out(BOTS, &bot.name, ROLLOUT)
+                .await?;
+        }
+        let after = self.epochs().await?;
+        self.scale_operator(2).await?;
+        for (bot, (before, after)) in self.bots.iter().zip(before.into_iter().zip(after)) {
+            self.findings.rollouts.push(Rollout {
+                bot: bot.name.clone(),
+                handovers: after - before,
+            });
+            bot.wait_ready(ROLLOUT).await?;
+        }
+        Ok(())
+    }
+
+    async fn epochs(&self) -> Result<Vec<i64>> {
+        let mut epochs = Vec::new();
+        for bot in &self.bots {
+            epochs.push(self.world.epoch(bot).await?);
+        }
+        Ok(epochs)
+    }
+
+    async fn template_applied(&self, bot: &Bot, version: u32) -> Result<()> {
+        let want = version.to_string();
+        until(
+            &format!("version {version} of {} in its pods' template", bot.name),
+            ROLLOUT,
+            || async {
+                let template = self.world.pod_env(bot, "VERSION").await?;
+                Ok(if template.as_ref() == Some(&want) {
+                    Look::Yes(())
+                } else {
+                    Look::NotYet(format!("{template:?}"))
+                })
+            },
+        )
+        .await
+    }
+
+    async fn scale_operator(&self, replicas: u32) -> Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        self.world
+            .run(
+                "kubectl",
+                &[
+                    "scale",
+                    "-n",
+                    OPERATOR,
+                    "deployment/pollux-controller",
+                    &replicas,
+                ],
+            )
+            .await?;
+        if replicas == "--replicas=0" {
+            let world = &self.world;
+            until("the operator to be gone", ROLLOUT, || async {
+                let pods = world
+                    .run(
+                        "kubectl",
+                        &[
+                            "get",
+                            "pods",
+                            "-n",
+                            OPERATOR,
+                            "-l",
+                            "app.kubernetes.io/component=controller",
+                            "-o",
+                            "name",
+                        ],
+                    )
+                    .await?;
+                Ok(if pods.trim().is_empty() {
+                    Look::Yes(())
+                } else {
+                    Look::NotYet(pods)
+                })
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// A node is cut off in both directions until its leases are over, and comes back.
+    pub(crate) async fn cut_node(&mut self, node: &str) -> Result<()> {
+        let led_there = self.led_on(node).await?;
+        ensure!(
+            !led_there.is_empty(),
+            "nobody leads on {node}: nothing to cut off"
+        );
+        let struck = self.mark_all_crash(&format!("{node} cut off")).await?;
+        let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
+        blocking(move || cluster.cut_node(&cut, Direction::Both)).await?;
+        for (bot, leader) in &led_there {
+            let next = self.next_poll(bot, struck, leader, Next::Another).await?;
+            self.findings
+                .node_dead_ms
+                .push((next.arrived - struck).as_secs_f64() * 1000.0);
+        }
+        let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
+        blocking(move || cluster.heal_node(&cut)).await?;
+        for (bot, leader) in &led_there {
+            let now = bot.wait_ready(ROLLOUT).await?;
+            ensure!(
+                now.pod != leader.pod,
+                "{} took its lease back from behind the cut",
+                leader.pod
+            );
+        }
+        Ok(())
+    }
+
+    /// A node dies and does not come back.
+    pub(crate) async fn kill_node(&mut self, node: &str) -> Result<()> {
+        let led_there = self.led_on(node).await?;
+        ensure!(
+            !led_there.is_empty(),
+            "nobody leads on {node}: its death proves nothing"
+        );
+        let struck = self.mark_all_crash(&format!("{node} dead")).await?;
+        let (cluster, dead) = (self.world.cluster.clone(), node.to_owned());
+        blocking(move || cluster.kill_node(&dead)).await?;
+        for (bot, leader) in &led_there {
+            let next = self.next_poll(bot, struck, leader, Next::Another).await?;
+            self.findings
+                .node_dead_ms
+                .push((next.arrived - struck).as_secs_f64() * 1000.0);
+        }
+        Ok(())
+    }
+
+    /// The bots whose leader is on a node.
+    pub(crate) async fn led_on(&self, node: &str) -> Result<Vec<(Bot, Leader)>> {
+        let mut found = Vec::new();
+        for bot in &self.bots {
+            let leader = bot.wait_ready(ROLLOUT).await?;
+            if leader.node == node {
+                found.push((bot.clone(), leader));
+            }
+        }
+        Ok(found)
+    }
+
+    /// An image that does not exist: the status says so, and the old pod goes on as if nothing had happened.
+    pub(crate) async fn bad_image(&mut self) -> Result<()> {
+        let bot = self.bot(Library::Aiogram)?;
+        let before = self.world.epoch(&bot).await?;
+        let good = bot.library.image();
+        bot.change(&json!({"image": "ghcr.io/pollux-operator/no-such-image:dev"}))
+            .await?;
+        let message = bot
+            .wait_reason("Progressing", "ImagePullBackOff", Duration::from_secs(30))
+            .await?;
+        ensure!(
+            message.contains("no-such-image"),
+            "the message does not name the image: {message}"
+        );
+        bot.change(&json!({"image": good})).await?;
+        bot.wait_ready(ROLLOUT).await?;
+        let after = self.world.epoch(&bot).await?;
+        ensure!(
+            before == after,
+            "the leader changed {} times",
+            after - before
+        );
+        Ok(())
+    }
+
+    /// A token that Telegram refuses.
+    pub(crate) async fn rejected_token(&mut self) -> Result<()> {
+        let bot = self
+            .world
+            .bot("rejected", Library::Grammy, 1_000_013)
+            .await?;
+        self.world.emulator.revoke(&bot.token).await?;
+        bot.apply(&bot.spec(1, API_URL)).await?;
+        let message = bot
+            .wait_reason("TokenAccepted", "Unauthorized", Duration::from_secs(60))
+            .await?;
+        ensure!(
+            message.contains("rejected-token"),
+            "the message does not name the Secret: {message}"
+        );
+        bot.delete().await
+    }
+
+    async fn mark_all(&self, what: &str) -> Result<()> {
+        for bot in &self.bots {
+            self.world.emulator.mark_planned(&bot.token, what).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark_all_crash(&self, what: &str) -> Result<Duration> {
+        let mut last = Duration::ZERO;
+        for bot in &self.bots {
+            last = self
+                .world
+                .emulator
+                .mark_crash(&bot.token, what, TTL * 4)
+                .await?;
+        }
+        Ok(last)
+    }
+}
+
+/// Whose poll is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next one, by whomever.
+    Anybody,
+    /// The next one by another pod than the old leader's.
+    Another,
+}
+
+/// Five messages a second, bursts of eight.
+pub(crate) fn load(seed: u64) -> Load {
+    Load {
+        rate: 5.0,
+        burst: 8,
+        burst_every: Duration::from_secs(10),
+        chats: 20,
+        seed,
+        seconds: Some(Duration::from_secs(3_600)),
+        count: None,
+    }
+}
+
+/// The change that makes a new revision.
+pub(crate) fn version(version: u32) -> serde_json::Value {
+    json!({"env": [{"name": "HANDLER_MS", "value": "100"}, {"name": "VERSION", "value": version.to_string()}]})
+}
+
+/// Rolls one bot out and counts its handovers by the epoch in the database.
+pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
+    let before = world.epoch(bot).await?;
+    world
+        .emulator
+        .mark_planned(&bot.token, &format!("rollout to version {to}"))
+        .await?;
+    bot.change(&version(to)).await?;
+    let leader = bot.wait_ready(ROLLOUT).await?;
+    world
+        .deployment_rolled_out(BOTS, &bot.name, ROLLOUT)
+        .await?;
+    let after = world.epoch(bot).await?;
+    let led = world
+        .pods(bot)
+        .await?
+        .into_iter()
+        .any(|pod| pod.metadata.name.as_deref() == Some(leader.pod.as_str()));
+    ensure!(
+        led,
+        "{} leads, which is no pod of the new version",
+        leader.pod
+    );
+    Ok(Rollout {
+        bot: bot.name.clone(),
+        handovers: after - before,
+    })
+}

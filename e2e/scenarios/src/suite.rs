@@ -1,0 +1,140 @@
+//! The order in which the scenarios run, and their summary.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pollux_testbed::Options;
+
+use crate::bot::{Bot, Library};
+use crate::report::Summary;
+use crate::scenarios::{Run, TTL};
+use crate::wait::{Look, until};
+use crate::world::{World, blocking};
+
+/// The node that is cut off, and the one that is drained and later dies. What must survive is on node-1.
+const CUT: &str = "node-3";
+const DEAD: &str = "node-2";
+
+/// Runs all scenarios (or those that are named), prints the summary as the last line.
+pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()> {
+    let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
+    let rounds: Vec<(String, u64)> = if full {
+        (1..=5)
+            .map(|seed| (version.clone(), seed))
+            .chain((1..=5).map(|seed| ("1.33".to_owned(), seed)))
+            .collect()
+    } else {
+        vec![(version, 1)]
+    };
+    let mut failed = 0;
+    for (kubernetes, seed) in rounds {
+        if full {
+            println!("== Kubernetes {kubernetes}, seed {seed}");
+        }
+        failed += round(&kubernetes, seed, only, keep).await?;
+    }
+    ensure!(failed == 0, "{failed} findings");
+    Ok(())
+}
+
+async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<usize> {
+    let options = Options {
+        name: "e2e".into(),
+        nodes: 3,
+        kubernetes: kubernetes.into(),
+        ..Options::default()
+    };
+    let world = World::up(options).await?;
+    let cluster = world.cluster.clone();
+    let summary = judge(world, seed, only).await;
+    if !keep {
+        blocking(move || cluster.down()).await?;
+    }
+    let (summary, passed) = summary?;
+    println!(
+        "scenarios: {passed} passed, {} failed",
+        summary.failed.len()
+    );
+    println!("{}", serde_json::to_string(&summary)?);
+    Ok(summary.failed.len())
+}
+
+async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, usize)> {
+    let mut run = Run::start(world, &Library::ALL, seed).await?;
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
+    macro_rules! scenario {
+        ($name:literal, $run:expr) => {
+            if wanted($name) {
+                let outcome = $run.await;
+                run.scenario($name, outcome).await;
+            }
+        };
+    }
+    scenario!("rollout of every library", run.roll_all());
+    scenario!("rollout with a backlog", run.roll_with_backlog());
+    scenario!("one to two to one replicas", run.scale());
+    scenario!("kill -9 of the bot", run.kill_bot());
+    scenario!("kill -9 of the agent", run.kill_agent());
+    scenario!("kill -9 of bot and agent", run.kill_both());
+    scenario!("SIGSTOP of the leader's pod", run.pause_pod());
+    scenario!("an image that does not exist", run.bad_image());
+    scenario!("a token that is refused", run.rejected_token());
+    scenario!("Postgres stopped for 20 s", run.stop_postgres());
+    scenario!("drain of a node", run.drain_node(DEAD));
+    scenario!(
+        "rollout while the operator is away",
+        run.roll_without_controller()
+    );
+    scenario!("a node cut off", run.cut_node(CUT));
+    scenario!("a node dead for good", run.kill_node(DEAD));
+    let mut verdicts = Vec::new();
+    for bot in run.bots.clone() {
+        verdicts.push((bot.library, settle(&run.world, &bot).await?));
+    }
+    let switches = switches(&run.world).await?;
+    let passed = run.findings.passed.len();
+    Ok((
+        Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()),
+        passed,
+    ))
+}
+
+/// Ends the load and waits until every message has met its fate.
+async fn settle(world: &World, bot: &Bot) -> Result<pollux_botapi::BotVerdict> {
+    world.emulator.stop_load(&bot.token).await?;
+    let waited = until(
+        &format!("{} to finish its messages", bot.name),
+        Duration::from_secs(60),
+        || async {
+            let verdict = world.emulator.verdict(&bot.token).await?;
+            Ok(
+                if verdict.undelivered == 0
+                    && verdict.answered + verdict.counts.lost + verdict.crash.lost
+                        == verdict.updates
+                {
+                    Look::Yes(verdict)
+                } else {
+                    Look::NotYet(format!(
+                        "{} undelivered, {} of {} answered",
+                        verdict.undelivered, verdict.answered, verdict.updates
+                    ))
+                },
+            )
+        },
+    )
+    .await;
+    match waited {
+        Ok(verdict) => Ok(verdict),
+        // What never got an answer is in the verdict; it is the ledger that judges, not this wait.
+        Err(_) => world.emulator.verdict(&bot.token).await,
+    }
+}
+
+/// The switch times of planned handovers as the lease database has them, in milliseconds.
+async fn switches(world: &World) -> Result<Vec<f64>> {
+    let rows = world.psql("select extract(epoch from switch) * 1000 from pollux.handover where switch is not null").await?;
+    Ok(rows
+        .lines()
+        .filter_map(|row| row.trim().parse().ok())
+        .collect())
+}
