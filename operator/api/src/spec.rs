@@ -1,0 +1,362 @@
+//! What a user writes. The smallest manifest is seven lines:
+//!
+//! ```yaml
+//! apiVersion: pollux.dev/v1alpha1
+//! kind: TelegramBot
+//! metadata: {name: echo, namespace: bots}
+//! spec:
+//!   image: ghcr.io/acme/echo-bot:1.0.0
+//!   tokenSecretRef: {name: echo-token}
+//! ```
+//!
+//! Doc comments of fields are what `kubectl explain` prints. A field is here when it works, and not before: adding one is
+//! compatible, removing one is not. Options are skipped when empty, otherwise a null would be sent and owned under
+//! server-side apply.
+#![allow(unreachable_pub, reason = "the derived schemas repeat each struct inside a function")]
+
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, LocalObjectReference, ResourceRequirements};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::schema;
+use crate::status::TelegramBotStatus;
+use crate::words::{ImagePullPolicy, LogLevel, StrategyType};
+
+/// A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "pollux.dev",
+    version = "v1alpha1",
+    kind = "TelegramBot",
+    plural = "telegrambots",
+    shortname = "tgbot",
+    category = "telegram",
+    namespaced,
+    derive = "PartialEq",
+    doc = "A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates. Updates, drains and crashes hand the polling session over without losing or doubling a message.",
+    status = "TelegramBotStatus",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Pods that could lead at once, of those wanted"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader.podName", description = "The pod that receives updates"),
+    printcolumn(name = "Held", type_ = "date", json_path = ".status.leader.acquireTime", description = "For how long it has led"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "How it is, in one word"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when the resource exists"),
+    printcolumn(name = "Bot", type_ = "string", json_path = ".status.bot.username", priority = 1, description = "The bot's name at Telegram"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.leader.nodeName", priority = 1, description = "Where the leader runs"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.leader.epoch", priority = 1, description = "Counts the changes of leadership"),
+    printcolumn(name = "Rev", type_ = "integer", json_path = ".status.updateRevision.number", priority = 1, description = "Number of the manifest's revision"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1, description = "The bot's image"),
+    printcolumn(name = "Last-Handover", type_ = "string", json_path = ".status.lastHandover.reason", priority = 1, description = "Why leadership changed last"),
+    printcolumn(name = "Gap-Ms", type_ = "integer", json_path = ".status.lastHandover.gapMilliseconds", priority = 1, description = "Milliseconds without a poll at that change"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1, description = "What is going on, or wrong, and how to mend it"),
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name may have at most 40 characters, because names of pods start with it: choose a shorter one"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.lease.database == oldSelf.lease.database || (self.suspend && oldSelf.suspend)").message("lease.database can change only while the bot is suspended, because two databases would elect two leaders: set spec.suspend to true, wait until no pod is left, change lease.database, set spec.suspend to false"),
+    validation = Rule::new("self.minReadySeconds < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than minReadySeconds, otherwise no rollout could succeed: raise progressDeadlineSeconds or lower minReadySeconds"),
+    validation = Rule::new("self.handover.drainTimeoutSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds"),
+    validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
+    validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
+)]
+pub struct TelegramBotSpec {
+    /// The bot's container image. It runs unchanged; the bot only has to use TELEGRAM_API_ROOT as the address of the Bot API.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
+    pub image: String,
+
+    /// When the node asks the registry for the image: Always, IfNotPresent or Never. Kubernetes decides by the tag unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ImagePullPolicy")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+
+    /// Secrets with the credentials of the registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::pull_secrets")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Replaces the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::strings")]
+    pub command: Vec<String>,
+
+    /// Replaces the arguments of the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::strings")]
+    pub args: Vec<String>,
+
+    /// Environment of the bot. TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::env")]
+    pub env: Vec<EnvVar>,
+
+    /// ConfigMaps and Secrets whose keys become environment of the bot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::env_from")]
+    pub env_from: Vec<EnvFromSource>,
+
+    /// Requests and limits of the bot's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::resources")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// The ServiceAccount of the pods. Unless set, one without any rights is made, and no token of it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 253))]
+    pub service_account_name: Option<String>,
+
+    /// Merged over the pod template that Pollux makes (a strategic merge patch: lists of containers, volumes and variables
+    /// are merged by name). The containers are called `bot` and `agent`. What keeps the handover safe cannot be overridden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::free_object")]
+    pub pod_template: Option<Map<String, Value>>,
+
+    /// How many pods run. One of them receives updates, the others stand by. 1 makes updates without a gap; 2 makes drains
+    /// and crashes short as well.
+    #[serde(default = "defaults::replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+
+    /// Takes all pods away, after a clean handover, and keeps everything else.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// The Secret with the bot's token. It is mounted read-only into the agent and the bot; TELEGRAM_BOT_TOKEN_FILE names the file.
+    pub token_secret_ref: TokenSecretRef,
+
+    /// The Bot API server.
+    #[serde(default)]
+    pub bot_api: BotApi,
+
+    /// How updates are received.
+    #[serde(default)]
+    pub polling: Polling,
+
+    /// The lease that decides who leads.
+    #[serde(default)]
+    pub lease: Lease,
+
+    /// What happens when a leader goes in an orderly way.
+    #[serde(default)]
+    pub handover: Handover,
+
+    /// How a new revision replaces the old one.
+    #[serde(default)]
+    pub strategy: Strategy,
+
+    /// For how many seconds a new pod must have been ready before an old one goes.
+    #[serde(default = "defaults::min_ready_seconds")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub min_ready_seconds: i32,
+
+    /// After how many seconds without progress a rollout counts as failed (condition Progressing, reason DeadlineExceeded).
+    #[serde(default = "defaults::progress_deadline_seconds")]
+    #[schemars(range(min = 30, max = 86400))]
+    pub progress_deadline_seconds: i32,
+
+    /// The agent that runs beside the bot.
+    #[serde(default)]
+    pub agent: Agent,
+}
+
+/// A key of a Secret that holds a bot token.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSecretRef {
+    /// Name of the Secret, in the bot's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Its key.
+    #[serde(default = "defaults::token_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// `spec.botApi`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.caConfigMapRef) || self.url.startsWith('https://')").message("botApi.caConfigMapRef has no effect on an http:// address: use https:// in botApi.url or remove botApi.caConfigMapRef")
+)]
+pub struct BotApi {
+    /// Address of the Bot API server. Another one than Telegram's is a local Bot API server.
+    #[serde(default = "defaults::bot_api_url")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?#@ ]*)?$')").message("botApi.url must be http:// or https://, a host and perhaps a path, without user, query or fragment, such as https://api.telegram.org"))]
+    pub url: String,
+
+    /// A ConfigMap with certificates (PEM) to trust besides the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "CaConfigMapRef")]
+    pub ca_config_map_ref: Option<CaConfigMapRef>,
+}
+
+/// A key of a ConfigMap that holds certificates.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaConfigMapRef {
+    /// Name of the ConfigMap, in the bot's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Its key.
+    #[serde(default = "defaults::ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// `spec.polling`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Polling {
+    /// The longest time in seconds that a request for updates stays open at the server, whatever the bot asks for. Reaches
+    /// running pods without a restart.
+    #[serde(default = "defaults::long_poll_timeout_seconds")]
+    #[schemars(range(min = 1, max = 50))]
+    pub long_poll_timeout_seconds: i32,
+}
+
+/// `spec.lease`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// One of the databases that the operator was installed with. Can change only while the bot is suspended.
+    #[serde(default = "defaults::lease_database")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub database: String,
+
+    /// The Secret with the PostgreSQL URI that the agents use: `pollux-lease`, key `uri`, unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "CredentialsSecretRef")]
+    pub credentials_secret_ref: Option<CredentialsSecretRef>,
+
+    /// For how many seconds a leader that fell silent keeps the lease. Reaches running pods without a restart.
+    #[serde(default = "defaults::lease_duration_seconds")]
+    #[schemars(range(min = 3, max = 60))]
+    pub duration_seconds: i32,
+}
+
+/// A key of a Secret that holds a PostgreSQL URI.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialsSecretRef {
+    /// Name of the Secret, in the bot's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Its key.
+    #[serde(default = "defaults::lease_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// `spec.handover`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Handover {
+    /// How many seconds a leader that goes may take to finish the updates that it has. The pods' grace period follows from it.
+    #[serde(default = "defaults::drain_timeout_seconds")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub drain_timeout_seconds: i32,
+}
+
+/// `spec.strategy`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Strategy {
+    /// RollingUpdate: a pod of the new revision gets ready before one of the old revision goes.
+    #[serde(default, rename = "type")]
+    pub kind: StrategyType,
+}
+
+/// `spec.agent`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Image of the agent. Unless set, the one that the operator was installed with; a new one of those arrives with the
+    /// bot's next revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
+    pub image: Option<String>,
+
+    /// Requests and limits of the agent's container: 5m and 16Mi requested, 64Mi at most, unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::resources")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// How much the agent logs: error, warn, info, debug or trace.
+    #[serde(default)]
+    pub log_level: LogLevel,
+}
+
+// === impl Default: what the API server stores for an absent object ===
+
+impl Default for BotApi {
+    fn default() -> Self {
+        Self { url: defaults::bot_api_url(), ca_config_map_ref: None }
+    }
+}
+
+impl Default for Polling {
+    fn default() -> Self {
+        Self { long_poll_timeout_seconds: defaults::long_poll_timeout_seconds() }
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { database: defaults::lease_database(), credentials_secret_ref: None, duration_seconds: defaults::lease_duration_seconds() }
+    }
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Self { drain_timeout_seconds: defaults::drain_timeout_seconds() }
+    }
+}
+
+// === impl Handover ===
+
+impl Handover {
+    /// `terminationGracePeriodSeconds` of the pods: drain, takeover, slack.
+    pub const fn grace_period_seconds(&self) -> i32 {
+        self.drain_timeout_seconds + crate::names::TAKEOVER_TIMEOUT_SECONDS + crate::names::GRACE_SLACK_SECONDS
+    }
+}
+
+mod defaults {
+    pub(super) fn replicas() -> i32 {
+        1
+    }
+    pub(super) fn min_ready_seconds() -> i32 {
+        5
+    }
+    pub(super) fn progress_deadline_seconds() -> i32 {
+        600
+    }
+    pub(super) fn token_key() -> String {
+        "token".into()
+    }
+    pub(super) fn ca_key() -> String {
+        "ca.crt".into()
+    }
+    pub(super) fn lease_key() -> String {
+        crate::names::LEASE_SECRET_KEY.into()
+    }
+    pub(super) fn bot_api_url() -> String {
+        "https://api.telegram.org".into()
+    }
+    pub(super) fn long_poll_timeout_seconds() -> i32 {
+        30
+    }
+    pub(super) fn lease_database() -> String {
+        "default".into()
+    }
+    pub(super) fn lease_duration_seconds() -> i32 {
+        10
+    }
+    pub(super) fn drain_timeout_seconds() -> i32 {
+        20
+    }
+}

@@ -1,0 +1,268 @@
+//! The vocabulary of conditions, reasons, phases and events. These words are API: people write alerts and scripts on them.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// Makes an enum of unit variants whose words are the variants' names. In a CRD it is a plain string with an `enum`: what
+/// derives emit for documented variants (`oneOf`) and for options (a null among the values) is refused by API servers.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_meta])* $variant),+ }
+
+        impl $name {
+            /// Every word, in the order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "enum": [$(stringify!($variant)),+]})
+            }
+        }
+    };
+}
+
+words! {
+    /// The phase: one word for people. Programs read conditions.
+    #[derive(Default)]
+    Phase {
+        /// Nothing runs yet.
+        #[default]
+        Pending,
+        /// The manifest's revision runs and somebody receives updates.
+        Running,
+        /// A rollout or a change of scale is under way.
+        Progressing,
+        /// Something is wrong; the message says what and how to mend it.
+        Degraded,
+        /// `spec.suspend` is set: no pods.
+        Suspended,
+        /// The resource is being deleted.
+        Terminating,
+    }
+}
+
+words! {
+    /// Types of `status.conditions`.
+    ConditionType {
+        /// The manifest's revision runs and serves.
+        Ready,
+        /// Somebody receives updates now.
+        Available,
+        /// A lease holder is known and fresh.
+        LeaderElected,
+        /// A rollout moves, or there is none.
+        Progressing,
+        /// Checks that the schema cannot express passed.
+        SpecValid,
+        /// Telegram accepts the token.
+        TokenAccepted,
+    }
+}
+
+words! {
+    /// Reasons of conditions. Reasons of a pod that cannot start are Kubernetes' own words and are not listed here.
+    Reason {
+        /// Nothing is known yet.
+        Unknown,
+        /// Ready: the manifest's revision runs and serves.
+        Running,
+        /// `spec.suspend` is set.
+        Suspended,
+        /// Ready: not yet, a rollout is under way.
+        RollingOut,
+        /// Ready, Available: nobody leads.
+        NoLeader,
+        /// Ready: the manifest cannot be applied.
+        SpecInvalid,
+        /// Ready: Telegram refuses the token.
+        TokenRejected,
+        /// Available: the leader polls.
+        LeaderPolling,
+        /// Available: the leader's bot asks for no updates.
+        LeaderDeaf,
+        /// LeaderElected: the lease is held.
+        Acquired,
+        /// LeaderElected: no agent is ready to lead.
+        NoCandidate,
+        /// LeaderElected: the holder did not renew in time.
+        LeaseExpired,
+        /// LeaderElected: the controller cannot reach the lease database.
+        DatabaseUnreachable,
+        /// LeaderElected: another resource or cluster that has the same token leads.
+        HeldElsewhere,
+        /// Progressing: the new pod is on its way.
+        Surging,
+        /// Progressing: the new pods are there, the old ones hand over and go.
+        Draining,
+        /// Progressing: done.
+        Complete,
+        /// Progressing: no progress for `spec.progressDeadlineSeconds`.
+        DeadlineExceeded,
+        /// Progressing: waits for the lease database before it rolls out.
+        WaitingForDatabase,
+        /// Progressing: pods that use another lease database must be gone first.
+        WaitingForOldPods,
+        /// Progressing: a pod does not get ready.
+        PodNotReady,
+        /// SpecValid: yes.
+        Valid,
+        /// SpecValid: `spec.podTemplate` cannot be merged, overrides what it may not, or is refused by the API server.
+        PodTemplateInvalid,
+        /// SpecValid: a Secret or ConfigMap that the pods mount is missing.
+        SecretMissing,
+        /// SpecValid: `terminationGracePeriodSeconds` in the podTemplate is shorter than the handover may take.
+        GracePeriodTooShort,
+        /// SpecValid: a container wants a port of the agent.
+        PortConflict,
+        /// SpecValid: an object of the name that Pollux needs belongs to somebody else.
+        NameConflict,
+        /// SpecValid: `spec.lease.database` names a database that the operator was not installed with.
+        UnknownDatabase,
+        /// TokenAccepted: yes.
+        Accepted,
+        /// TokenAccepted: Telegram answers 401.
+        Unauthorized,
+    }
+}
+
+words! {
+    /// Why the lease changed hands.
+    HandoverReason {
+        /// The first leader there is.
+        Initial,
+        /// From one revision to a newer one.
+        Rollout,
+        /// From one revision to an older one.
+        Rollback,
+        /// Somebody asked for it.
+        Manual,
+        /// The leader's pod was deleted or evicted.
+        PodDeleted,
+        /// The leader's bot stopped asking for updates.
+        BotGone,
+        /// The leader did not renew in time.
+        LeaseExpired,
+        /// The leader gave up by itself because it could not renew.
+        Fenced,
+        /// The agent came back in the same pod.
+        AgentRestarted,
+    }
+}
+
+words! {
+    /// Reasons of events on the TelegramBot.
+    EventReason {
+        /// A set of choices was seen for the first time.
+        RevisionCreated,
+        /// Pods of another revision are being made.
+        RolloutStarted,
+        /// All pods are of the manifest's revision.
+        RolloutCompleted,
+        /// A pod cannot start, or a rollout does not move.
+        RolloutFailed,
+        /// Another pod leads.
+        LeaderChanged,
+        /// Nobody leads any more.
+        LeaderLost,
+        /// `spec.suspend` was set.
+        Suspended,
+        /// `spec.suspend` was taken back.
+        Resumed,
+        /// Telegram refuses the token.
+        TokenRejected,
+        /// The controller cannot reach the lease database.
+        LeaseDatabaseUnreachable,
+        /// The manifest cannot be applied.
+        SpecInvalid,
+    }
+}
+
+words! {
+    /// `spec.imagePullPolicy`.
+    ImagePullPolicy {
+        /// Ask the registry at every start.
+        Always,
+        /// Only when the node has no such image.
+        IfNotPresent,
+        /// Never ask a registry.
+        Never,
+    }
+}
+
+words! {
+    /// `spec.strategy.type`.
+    #[derive(Default)]
+    StrategyType {
+        /// One pod more, none less.
+        #[default]
+        RollingUpdate,
+    }
+}
+
+/// `spec.agent.logLevel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// And what may become one.
+    Warn,
+    /// And what changed.
+    #[default]
+    Info,
+    /// And why.
+    Debug,
+    /// Everything. Tokens are never printed at any level.
+    Trace,
+}
+
+impl LogLevel {
+    /// As the agent's flag spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl JsonSchema for LogLevel {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "LogLevel".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": ["error", "warn", "info", "debug", "trace"]})
+    }
+}
