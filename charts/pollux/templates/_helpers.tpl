@@ -9,8 +9,9 @@ app.kubernetes.io/part-of: pollux
 {{- end }}
 
 {{- define "pollux.selector" -}}
-app.kubernetes.io/name: pollux-{{ .component }}
+app.kubernetes.io/name: pollux
 app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{/* registry/repository:tag, or @digest. */}}
