@@ -89,7 +89,8 @@ need() {
 
 # --- the two builders ------------------------------------------------------------------------------------------------
 
-# buildah keeps its layers in the work directory; vfs and chroot need nothing of the machine (no overlay, no namespaces).
+# buildah keeps its layers in the work directory; vfs and chroot need nothing of the machine (no overlay, no namespaces). It
+# cannot take the network away from RUN; docker can and does, so a Dockerfile that wanted one would fail there.
 image_store() { buildah --root "$WORK/store" --runroot "$WORK/run" --storage-driver vfs "$@"; }
 
 # build_image REFERENCE CONTEXT DOCKERFILE [--build-arg X=Y...]
@@ -97,7 +98,7 @@ build_image() {
     local reference=$1 context=$2 dockerfile=$3
     shift 3
     if [ "$BUILDER" = docker ]; then
-        quietly docker build --tag "$reference" --file "$dockerfile" "$@" "$context"
+        quietly docker build --network none --tag "$reference" --file "$dockerfile" "$@" "$context"
     else
         # One layer an image, no dates: the same inputs give the same digest, and containerd keeps one copy.
         quietly image_store bud --isolation chroot --layers=false --timestamp 0 --pull=never \
@@ -224,7 +225,8 @@ binary_image() {
     [ -x "$BINARIES/$BINARY" ] || fail "$BINARIES/$BINARY is missing: cargo build --bins makes it"
     [ -f "$ROOT/$4" ] || fail "$4 is missing"
     strip -o "$WORK/bin/$BINARY" "$BINARIES/$BINARY"
-    ldd "$WORK/bin/$BINARY" >/dev/null 2>&1 && fail "$BINARY is linked dynamically: build it inside of the workspace (.cargo/config.toml)"
+    # A program that names an interpreter needs libraries at run time, and `FROM scratch` has none.
+    ! readelf -lW "$WORK/bin/$BINARY" | grep -q INTERP || fail "$BINARY is linked dynamically: build it inside of the workspace (.cargo/config.toml)"
     image "$1" "$2" "$(sha256sum <"$WORK/bin/$BINARY")" stage_binary "$4"
 }
 stage_binary() { ln "$WORK/bin/$BINARY" "$CONTEXT/"; }
