@@ -1,0 +1,113 @@
+//! Every rule of the schema, in process: what it refuses, what it allows, and that its message says how to mend it.
+
+use kube_cel::Validator;
+use serde_json::{Value, json};
+
+use crate::manifest;
+
+fn schema() -> Value {
+    let crd = serde_json::to_value(manifest::crd()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+fn bot(name: &str, patch: Value) -> Value {
+    let mut spec = json!({"image": "ghcr.io/acme/echo:1", "tokenSecretRef": {"name": "echo-token"}});
+    spec.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+    let bot: crate::TelegramBot = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+    serde_json::to_value(bot).unwrap()
+}
+
+fn messages(new: &Value, old: Option<&Value>) -> Vec<String> {
+    match Validator::new().validate(&schema(), new, old) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.as_slice().iter().map(|e| e.message.clone()).collect(),
+    }
+}
+
+#[track_caller]
+fn allowed(patch: Value) {
+    assert_eq!(messages(&bot("echo", patch), None), Vec::<String>::new());
+}
+
+#[track_caller]
+fn refused(patch: Value, mend: &str) {
+    let found = messages(&bot("echo", patch), None);
+    assert!(found.len() == 1 && found[0].contains(mend), "{found:?}");
+}
+
+#[test]
+fn smallest_manifest_is_allowed() {
+    allowed(json!({}));
+}
+
+#[test]
+fn name_that_leaves_no_room_for_pod_names() {
+    assert_eq!(messages(&bot(&"a".repeat(40), json!({})), None), Vec::<String>::new());
+    let found = messages(&bot(&"a".repeat(41), json!({})), None);
+    assert!(found.len() == 1 && found[0].contains("choose a shorter one"), "{found:?}");
+}
+
+#[test]
+fn database_changes_only_in_a_suspended_bot() {
+    let at = |database: &str, suspend: bool| bot("echo", json!({"lease": {"database": database}, "suspend": suspend}));
+    for (old, new, ok) in [
+        (at("a", false), at("a", false), true),
+        (at("a", false), at("b", false), false),
+        (at("a", false), at("b", true), false),
+        (at("a", true), at("b", false), false),
+        (at("a", true), at("b", true), true),
+    ] {
+        let found = messages(&new, Some(&old));
+        assert_eq!(found.is_empty(), ok, "{found:?}");
+        assert!(ok || found[0].contains("set spec.suspend to true"), "{found:?}");
+    }
+}
+
+#[test]
+fn rollout_that_could_never_succeed() {
+    allowed(json!({"minReadySeconds": 599}));
+    refused(json!({"minReadySeconds": 600}), "raise progressDeadlineSeconds or lower minReadySeconds");
+}
+
+#[test]
+fn drain_longer_than_a_rollout_may_take() {
+    allowed(json!({"handover": {"drainTimeoutSeconds": 574}}));
+    refused(json!({"handover": {"drainTimeoutSeconds": 575}}), "raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds");
+    allowed(json!({"handover": {"drainTimeoutSeconds": 3600}, "progressDeadlineSeconds": 3626}));
+}
+
+#[test]
+fn environment_that_would_lead_the_bot_past_the_gate() {
+    for name in crate::names::pod::API_URL_ENV.into_iter().chain([crate::names::pod::TOKEN_FILE_ENV]) {
+        refused(json!({"env": [{"name": name, "value": "x"}]}), "spec.botApi.url");
+    }
+    allowed(json!({"env": [{"name": "TELEGRAM_BOT_TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}));
+}
+
+#[test]
+fn variable_with_two_sources() {
+    refused(json!({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}), "remove one of them");
+}
+
+#[test]
+fn address_of_the_bot_api() {
+    for url in ["https://api.telegram.org", "http://telegram-bot-api:8081", "https://[::1]:8443/prefix", "http://10.0.0.1/"] {
+        allowed(json!({"botApi": {"url": url}}));
+    }
+    for url in ["", "api.telegram.org", "ftp://x", "https://", "https://user:pw@host", "https://host/?q", "https://host/#f", "https://ho st"] {
+        refused(json!({"botApi": {"url": url}}), "such as https://api.telegram.org");
+    }
+}
+
+#[test]
+fn own_authority_without_tls() {
+    allowed(json!({"botApi": {"url": "https://bot-api", "caConfigMapRef": {"name": "ca"}}}));
+    refused(json!({"botApi": {"url": "http://bot-api", "caConfigMapRef": {"name": "ca"}}}), "use https://");
+}
+
+#[test]
+fn every_rule_is_tested_here() {
+    // A rule that is added without a test is a rule that nobody has seen refuse anything.
+    let rules = schema().to_string().matches("\"rule\":").count();
+    assert_eq!(rules, 8, "a rule was added or removed: test it above, then change this number");
+}

@@ -98,7 +98,6 @@ pub(crate) fn env_from(_: &mut SchemaGenerator) -> Schema {
 fn quantity(description: &str) -> Value {
     json!({
         "description": description,
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
         "x-kubernetes-int-or-string": true,
     })
