@@ -538,12 +538,38 @@ pub struct Handover {
     pub overlap: bool,
     /// Updates pushed within the window around it.
     pub in_window: u64,
-    /// The windows (marks with a kind) that it falls into.
+    /// It falls into a crash window.
+    pub crash: bool,
+    /// The marks in whose windows it falls.
     pub marks: Vec<String>,
 }
 
-/// One poller as seen from here.
+/// What followed a mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MarkVerdict {
+    /// When it was put.
+    #[serde(rename = "at_ms", with = "ms")]
+    pub at: At,
+    /// What happened.
+    pub text: String,
+    /// What it means.
+    pub kind: MarkKind,
+    /// Who polled last before it.
+    pub poller: Option<String>,
+    /// Time to the next poll of anybody.
+    #[serde(rename = "next_poll_ms", with = "ms::option")]
+    pub next_poll: Option<Duration>,
+    /// Whose it was.
+    pub next_poll_lane: Option<String>,
+    /// Time to the next poll of somebody else.
+    #[serde(rename = "takeover_ms", with = "ms::option")]
+    pub takeover: Option<Duration>,
+    /// Whose it was.
+    pub takeover_lane: Option<String>,
+}
+
+/// One poller as seen from here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LaneVerdict {
     /// Its name.
     pub lane: String,
@@ -551,7 +577,7 @@ pub struct LaneVerdict {
     pub polls: u64,
     /// Updates delivered to it.
     pub deliveries: u64,
-    /// The longest time between two of its polls while nobody else took over.
+    /// The longest time without an open poll between two of its polls, while nobody else took over.
     #[serde(rename = "longest_silence_ms", with = "ms")]
     pub longest_silence: Duration,
     /// Its late requests.
@@ -593,13 +619,13 @@ pub struct BotVerdict {
     pub stray: u64,
     /// Visible 409s by cause, wherever they fall.
     pub conflicts: Conflicts,
-    /// Polls of a former poller after its successor's first one.
+    /// Late requests: single polls of a former poller in the midst of its successor's, within crash windows.
     pub late: u64,
     /// Most polls open at once whose senders could still use the answer, outside crash windows; at most 1 is right.
     pub open_polls_max: u32,
     /// The same within crash windows.
     pub open_polls_max_crash: u32,
-    /// The longest time without any open poll, between the first poll and now.
+    /// The longest time without any open poll, between the first poll and the last.
     #[serde(rename = "longest_silence_ms", with = "ms")]
     pub longest_silence: Duration,
     /// Every change of the poller.
@@ -608,6 +634,8 @@ pub struct BotVerdict {
     pub in_windows: u64,
     /// Every poller.
     pub lanes: Vec<LaneVerdict>,
+    /// What followed each mark.
+    pub marks: Vec<MarkVerdict>,
     /// Which updates the counts are about, crash windows included.
     pub ids: Ids,
 }

@@ -1,0 +1,323 @@
+//! One bot as the emulator keeps it: its server, its journal, its faults, and the requests that wait for an answer.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    answer::{self, Answer},
+    args::Args,
+    journal::{Journal, LaneNames, Origin},
+    methods,
+    model::{At, Conflict, Error, Fault, FaultKind, Push},
+    server::{Effect, GetUpdates, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+};
+
+/// Whether the sender of a request is still there to read its answer.
+pub(crate) trait Sender: Send + Sync {
+    fn alive(&self) -> bool;
+}
+
+/// One request and who sent it.
+pub(crate) struct Call {
+    pub(crate) request: RequestId,
+    pub(crate) origin: Origin,
+    pub(crate) sender: Arc<dyn Sender>,
+    /// As it was sent.
+    pub(crate) method: String,
+    pub(crate) args: Args,
+}
+
+/// How a request is reacted to.
+pub(crate) enum Reaction {
+    Answer(Answer),
+    Wait(oneshot::Receiver<Answer>),
+    Reset,
+    /// Never answered; reset when the token is cancelled.
+    Hang(CancellationToken),
+    Late(Duration, Box<Reaction>),
+    /// Executed, and reset in place of the answer.
+    ResetAfter(Box<Reaction>),
+}
+
+struct Waiting {
+    origin: Origin,
+    sender: Arc<dyn Sender>,
+    answer: oneshot::Sender<Answer>,
+}
+
+pub(crate) struct Bot {
+    pub(crate) id: i64,
+    pub(crate) username: String,
+    pub(crate) journal: Journal,
+    pub(crate) server: Server,
+    pub(crate) load: Option<CancellationToken>,
+    next_message_id: i64,
+    logged_out: bool,
+    faults: Vec<Fault>,
+    hanging: CancellationToken,
+    waiting: HashMap<RequestId, Waiting>,
+}
+
+const DEFAULT_FAULT_SECONDS: Duration = Duration::from_secs(5);
+
+// === impl Bot ===
+
+impl Bot {
+    pub(crate) fn new(token: &str, username: &str) -> Result<Self, Error> {
+        let id = bot_id(token).ok_or(Error::Token)?;
+        // Far from those of other bots, so that a reply to the wrong bot is noticed.
+        let first_update = 100_000_001 + (id % 1000) as i32 * 1_000_000;
+        Ok(Self {
+            id,
+            username: username.to_owned(),
+            journal: Journal::new(first_update),
+            server: Server::new(first_update),
+            load: None,
+            next_message_id: 1,
+            logged_out: false,
+            faults: Vec::new(),
+            hanging: CancellationToken::new(),
+            waiting: HashMap::new(),
+        })
+    }
+
+    pub(crate) fn next_message_id(&mut self) -> i64 {
+        let id = self.next_message_id;
+        self.next_message_id += 1;
+        id
+    }
+
+    pub(crate) fn push(&mut self, now: At, date: i64, push: Push) -> Vec<i32> {
+        let mut ids = Vec::new();
+        for _ in 0..push.count {
+            let message_id = self.next_message_id();
+            let json = |id| methods::update(id, message_id, date, push.chat, push.kind).to_string();
+            if let Some(id) = self.server.push(now, push.kind, json) {
+                self.journal.pushed(now, id, push.chat);
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    // === faults ===
+
+    pub(crate) fn add_fault(&mut self, fault: Fault) {
+        if fault.count != Some(0) {
+            self.faults.push(fault);
+        }
+    }
+
+    pub(crate) fn clear_faults(&mut self) {
+        self.faults.clear();
+        std::mem::take(&mut self.hanging).cancel();
+    }
+
+    fn take_fault(&mut self, method: &str, lane: &str) -> Option<Fault> {
+        let strikes = |f: &Fault| {
+            (f.method == "*" || f.method.eq_ignore_ascii_case(method)) && f.lane.as_ref().is_none_or(|l| l == lane)
+        };
+        let index = self.faults.iter().position(strikes)?;
+        let fault = self.faults[index].clone();
+        if let Some(count) = &mut self.faults[index].count {
+            *count -= 1;
+            if *count == 0 {
+                self.faults.remove(index);
+            }
+        }
+        Some(fault)
+    }
+
+    // === requests ===
+
+    pub(crate) fn call(&mut self, now: At, date: i64, names: &LaneNames, call: Call) -> Reaction {
+        let method = call.method.to_ascii_lowercase();
+        let request = call.request;
+        let lane = names.name(&call.origin, now);
+        let polls = method == "getupdates";
+        if polls {
+            self.record_poll(now, &call);
+        } else {
+            self.journal.request(now, request, call.origin.clone(), &call.method);
+        }
+        let Some(fault) = self.take_fault(&method, &lane) else {
+            return self.execute(now, date, &method, call);
+        };
+        let seconds = fault.seconds.unwrap_or(DEFAULT_FAULT_SECONDS);
+        let answer = match fault.kind {
+            FaultKind::Late => return Reaction::Late(seconds, Box::new(self.execute(now, date, &method, call))),
+            FaultKind::ResetAfter => return Reaction::ResetAfter(Box::new(self.execute(now, date, &method, call))),
+            FaultKind::Reset | FaultKind::Hang => None,
+            FaultKind::Status(status) => Some(Answer::usual(status, seconds.as_secs())),
+            FaultKind::Html(status) => Some(Answer::html(status)),
+        };
+        if polls {
+            self.journal.fault(now, request, fault.kind);
+        }
+        match answer {
+            Some(answer) => {
+                self.journal.answered(request, answer.status);
+                Reaction::Answer(answer)
+            }
+            None if fault.kind == FaultKind::Hang => Reaction::Hang(self.hanging.clone()),
+            None => Reaction::Reset,
+        }
+    }
+
+    fn record_poll(&mut self, now: At, call: &Call) {
+        self.look_for_sender_of_pending(now);
+        let rival = self.server.pending().and_then(|p| self.waiting.get(&p)).is_some_and(|w| w.sender.alive());
+        let args = get_updates(&call.args);
+        self.journal.poll(now, call.request, call.origin.clone(), &args, 1 + u32::from(rival));
+    }
+
+    fn execute(&mut self, now: At, date: i64, method: &str, call: Call) -> Reaction {
+        if method == "getupdates" {
+            return Reaction::Wait(self.get_updates(now, call));
+        }
+        let request = call.request;
+        let answer = self.answer(now, date, method, call);
+        self.journal.answered(request, answer.status);
+        Reaction::Answer(answer)
+    }
+
+    fn get_updates(&mut self, now: At, call: Call) -> oneshot::Receiver<Answer> {
+        let args = get_updates(&call.args);
+        let (answer, answered) = oneshot::channel();
+        let Call { request, origin, sender, .. } = call;
+        self.waiting.insert(request, Waiting { origin, sender, answer });
+        if self.logged_out {
+            self.finish(request, Answer::error(400, "Logged out"));
+            return answered;
+        }
+        let effects = self.server.get_updates(now, request, &args);
+        self.apply(now, effects, None);
+        answered
+    }
+
+    fn answer(&mut self, now: At, date: i64, method: &str, call: Call) -> Answer {
+        if self.logged_out {
+            return Answer::error(400, "Logged out");
+        }
+        match method {
+            "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &call),
+            "close" | "logout" => {
+                self.logged_out = method == "logout";
+                let effects = self.server.close(now, call.request, self.logged_out);
+                self.apply(now, effects, Some(&call));
+                Answer::ok(&true.into())
+            }
+            "sendmessage" => methods::send_message(self, now, date, &call),
+            _ => methods::other(self, method),
+        }
+    }
+
+    fn set_webhook(&mut self, now: At, method: &str, call: &Call) -> Answer {
+        let set = method == "setwebhook";
+        let url_argument = |name| if set { call.args.get(name).to_owned() } else { String::new() };
+        let args = SetWebhook {
+            url: url_argument("url"),
+            secret_token: url_argument("secret_token"),
+            drop_pending_updates: call.args.boolean("drop_pending_updates"),
+            allowed_updates: optional(&call.args, "allowed_updates"),
+        };
+        let (answer, effects) = self.server.set_webhook(now, call.request, &args);
+        self.apply(now, effects, Some(call));
+        match answer {
+            WebhookAnswer::Ok(text) => Answer::ok_described(text),
+            WebhookAnswer::BadRequest(text) => Answer::error(400, text),
+            WebhookAnswer::RetryAfter(seconds) => Answer::retry_after(seconds),
+        }
+    }
+
+    // === effects ===
+
+    pub(crate) fn tick(&mut self, now: At) -> bool {
+        let effects = self.server.tick(now);
+        let some = !effects.is_empty();
+        self.apply(now, effects, None);
+        some
+    }
+
+    fn apply(&mut self, now: At, effects: Vec<Effect>, call: Option<&Call>) {
+        for effect in effects {
+            match effect {
+                Effect::Removed { ids, why, request } => {
+                    let by = request.and_then(|r| Some((r, self.origin(r, call)?)));
+                    self.journal.removed(now, &ids, why, by);
+                }
+                Effect::Deliver { request, updates } => {
+                    self.look_for_sender(now, request);
+                    let ids: Vec<i32> = updates.iter().map(|u| u.id).collect();
+                    self.journal.delivered(now, request, &ids);
+                    self.finish(request, Answer::ok_text(&updates_json(&updates)));
+                }
+                Effect::Evicted { request, by } => self.journal.evicted(now, request, by),
+                Effect::Conflict { request, cause } => {
+                    self.look_for_sender(now, request);
+                    self.journal.conflict(now, request, cause);
+                    let text = match cause {
+                        Conflict::WebhookActive => answer::CONFLICT_WEBHOOK,
+                        Conflict::SetWebhook => answer::CONFLICT_SET_WEBHOOK,
+                        Conflict::GetUpdates | Conflict::Injected => answer::CONFLICT_GET_UPDATES,
+                    };
+                    self.finish(request, Answer::error(409, text));
+                }
+            }
+        }
+    }
+
+    fn origin(&self, request: RequestId, call: Option<&Call>) -> Option<Origin> {
+        let waiting = self.waiting.get(&request).map(|w| w.origin.clone());
+        waiting.or_else(|| call.map(|c| c.origin.clone()))
+    }
+
+    fn finish(&mut self, request: RequestId, answer: Answer) {
+        if let Some(waiting) = self.waiting.remove(&request) {
+            // A sender that has gone was recorded; its answer is written to nobody.
+            let _ = waiting.answer.send(answer);
+        }
+    }
+
+    /// The connection of a waiting request was closed. The poll keeps its slot.
+    pub(crate) fn sender_gone(&mut self, now: At, request: RequestId) {
+        self.journal.gone(now, request);
+    }
+
+    fn look_for_sender(&mut self, now: At, request: RequestId) {
+        if self.waiting.get(&request).is_some_and(|w| !w.sender.alive()) {
+            self.journal.gone(now, request);
+        }
+    }
+
+    fn look_for_sender_of_pending(&mut self, now: At) {
+        if let Some(pending) = self.server.pending() {
+            self.look_for_sender(now, pending);
+        }
+    }
+}
+
+/// The number before the colon; none: this is no token.
+pub(crate) fn bot_id(token: &str) -> Option<i64> {
+    let (id, secret) = token.split_once(':')?;
+    let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()) && !id.starts_with('0');
+    let fits = token.len() <= 80 && !token.contains('/') && !secret.is_empty();
+    let id: i64 = id.parse().ok().filter(|_| digits && fits)?;
+    (id < 1 << 54).then_some(id)
+}
+
+fn get_updates(args: &Args) -> GetUpdates {
+    GetUpdates {
+        offset: args.int32("offset").unwrap_or(0),
+        limit: args.int32("limit"),
+        timeout: args.int32("timeout").unwrap_or(0),
+        allowed_updates: optional(args, "allowed_updates"),
+    }
+}
+
+fn optional(args: &Args, name: &str) -> Option<String> {
+    let text = args.get(name);
+    (!text.is_empty()).then(|| text.to_owned())
+}

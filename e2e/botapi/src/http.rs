@@ -1,0 +1,283 @@
+//! The Bot API port: HTTP/1.1 in, calls to the emulator, answers out.
+//!
+//! A connection that the client closes ends its handler, not its request: a poll keeps its slot until its timeout or until it is evicted.
+//! The journal is told that nobody reads the answer.
+
+use std::{
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown, sockopt::set_socket_linger};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{
+    answer::Answer,
+    args::{Args, target},
+    bot::{Reaction, Sender},
+    emulator::Emulator,
+    journal::Origin,
+    model::Error,
+    server::RequestId,
+};
+
+const MAX_BODY: usize = 64 << 20;
+
+/// One client's connection.
+pub(crate) struct Connection {
+    id: u64,
+    ip: IpAddr,
+    lane: Option<Arc<str>>,
+    /// Owned by the connection's task: who waits for an answer must not keep the socket open.
+    stream: Weak<TcpStream>,
+    tls: bool,
+}
+
+/// The handler gives up: hyper closes the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("reset on purpose")]
+struct Reset;
+
+pub(crate) async fn listen(emulator: Emulator, listener: TcpListener, lane: Option<Arc<str>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // An IPv4 peer of a dual-stack port is that IPv4 address to everybody else.
+                let ip = peer.ip().to_canonical();
+                let stop = emulator.stopped().clone();
+                let task = serve(emulator.clone(), stream, ip, lane.clone());
+                tokio::spawn(async move { stop.run_until_cancelled(task).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve(emulator: Emulator, stream: TcpStream, ip: IpAddr, lane: Option<Arc<str>>) {
+    let _ = stream.set_nodelay(true);
+    let stream = Arc::new(stream);
+    let tls = emulator.tls().cloned();
+    let connection = Arc::new(Connection {
+        id: emulator.next_connection(),
+        ip,
+        lane,
+        stream: Arc::downgrade(&stream),
+        tls: tls.is_some(),
+    });
+    let result = match tls {
+        None => serve_http(emulator, connection, Socket(stream)).await,
+        Some(tls) => match tls.accept(Socket(stream)).await {
+            Ok(stream) => serve_http(emulator, connection, stream).await,
+            Err(error) => {
+                tracing::debug!(%ip, %error, "TLS handshake");
+                return;
+            }
+        },
+    };
+    if let Err(error) = result {
+        tracing::debug!(%ip, %error, "connection");
+    }
+}
+
+async fn serve_http<S>(emulator: Emulator, connection: Arc<Connection>, stream: S) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request| {
+        let (emulator, connection) = (emulator.clone(), connection.clone());
+        async move { handle(emulator, connection, request).await }
+    });
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+}
+
+async fn handle(
+    emulator: Emulator,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Reset> {
+    if !matches!(*request.method(), Method::GET | Method::POST) {
+        return Ok(empty(StatusCode::NOT_IMPLEMENTED));
+    }
+    if request.uri().scheme().is_some() {
+        let text = "Not Found: absolute URI is specified in the Request-Line";
+        return Ok(response(Answer::error(404, text)));
+    }
+    let Some(target) = target(request.uri().path()) else {
+        return Ok(response(Answer::error(404, "Not Found")));
+    };
+    let query = request.uri().query().map(str::to_owned);
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
+        return Ok(response(Answer::error(413, "Request Entity Too Large")));
+    };
+    let args = Args::read(query.as_deref(), &content_type, body.to_bytes()).await;
+    let (id, reaction) = emulator.call(&connection, &target, args);
+    let reaction = match reaction {
+        Ok(reaction) => reaction,
+        Err(error) => return Ok(response(unauthorized(&error, &target.method))),
+    };
+    let mut watch = Watch { emulator, token: target.token, request: id, answered: false };
+    let answer = react(reaction).await;
+    watch.answered = true;
+    answer.map(response).ok_or_else(|| connection.reset())
+}
+
+fn unauthorized(error: &Error, method: &str) -> Answer {
+    match error {
+        Error::Token => Answer::error(401, "Unauthorized: invalid token specified"),
+        _ if method.eq_ignore_ascii_case("close") => Answer::error(400, "Bad Request: the bot has already been closed"),
+        _ => Answer::error(401, "Unauthorized"),
+    }
+}
+
+/// None: no answer, reset the connection.
+async fn react(reaction: Reaction) -> Option<Answer> {
+    match reaction {
+        Reaction::Answer(answer) => Some(answer),
+        Reaction::Wait(answer) => answer.await.ok(),
+        Reaction::Reset => None,
+        Reaction::Hang(let_go) => {
+            let_go.cancelled().await;
+            None
+        }
+        Reaction::Late(delay, reaction) => {
+            let answer = Box::pin(react(*reaction)).await;
+            tokio::time::sleep(delay).await;
+            answer
+        }
+        Reaction::ResetAfter(reaction) => {
+            Box::pin(react(*reaction)).await;
+            None
+        }
+    }
+}
+
+/// Tells the journal when the handler is dropped before its answer: the client has closed the connection.
+struct Watch {
+    emulator: Emulator,
+    token: String,
+    request: RequestId,
+    answered: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.emulator.sender_gone(&self.token, self.request);
+        }
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let content_type = if answer.html { "text/html" } else { "application/json" };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+    if let Some(seconds) = answer.retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { ip: self.ip, port_lane: self.lane.clone(), connection: self.id }
+    }
+
+    /// From now on closing it is a reset.
+    fn reset(&self) -> Reset {
+        if let Some(stream) = self.stream.upgrade() {
+            let _ = set_socket_linger(&*stream, Some(Duration::ZERO));
+        }
+        Reset
+    }
+}
+
+impl Sender for Connection {
+    /// Asks the kernel: the connection's task may not yet have been told of a FIN or a reset that is here already.
+    fn alive(&self) -> bool {
+        let Some(stream) = self.stream.upgrade() else { return false };
+        let mut record = [0_u8; 5];
+        match recv(&*stream, &mut record[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) => false,
+            Ok(_) => !(self.tls && closes_tls(record)),
+            Err(error) => matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
+        }
+    }
+}
+
+/// Whether a TLS record is a close_notify: an alert in the open (1.2), or two bytes of alert, one of type and a tag of 16 (1.3).
+fn closes_tls(record: [u8; 5]) -> bool {
+    record[0] == 0x15 || (record[0] == 0x17 && record[3..] == [0, 2 + 1 + 16])
+}
+
+/// A stream that can be asked for its state while hyper owns it.
+struct Socket(Arc<TcpStream>);
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read(buf.initialize_unfilled()) {
+                Ok(n) => {
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match shutdown(&*self.0, Shutdown::Write) {
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
