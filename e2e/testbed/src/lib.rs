@@ -11,11 +11,42 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Guarantees
+//!
+//! * The host gets no network device, route, rule, sysctl or mount; only listeners on 127.0.0.1. After `down` there is no
+//!   process, mount, namespace or cgroup left, also when everything had been killed before.
+//! * Clusters of different names do not meet. `up` of one that runs changes nothing.
+//! * node-1 carries what must survive faults (label `pollux.dev/testbed-role=stable`); drains, cuts and deaths are for the
+//!   others (`faulty`).
+//!
+//! # Caveats
+//!
 //! All calls block (the quick ones for milliseconds, [`Cluster::up`], [`Cluster::drain`] and [`Cluster::load`] for seconds):
 //! from async code, call them in `spawn_blocking`. A [`Cluster`] is a cheap handle; dropping it leaves the cluster running.
+//! The program `pollux-testbed` must have been built: it serves the forwarded ports.
 
+mod build;
+mod cgroups;
 mod cluster;
+mod control_plane;
+mod dns;
 mod faults;
+mod forward;
+mod host;
+mod images;
+mod layout;
+mod node;
+mod paths;
+mod pki;
+mod preflight;
+mod process;
+mod stage;
+mod versions;
 
-pub use cluster::{Cluster, Options};
+pub use build::build;
+pub use cluster::{Cluster, Options, Status};
 pub use faults::{Direction, Pod, Signal};
+pub use forward::serve as serve_forward;
+pub use paths::cache;
+pub use process::Stop;
+pub use versions::Versions;

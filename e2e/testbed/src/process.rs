@@ -1,0 +1,134 @@
+//! Running other programs: short ones, whose failure is told with what they said, and daemons of a cluster.
+//!
+//! Every daemon has [`MARKER`]`=<folder of its cluster>` in its environment. That is how `down` finds all of a cluster,
+//! children included, whatever became of pid files: a reused pid, or another cluster with the same programs, is safe.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The variable that marks the processes of a cluster.
+pub(crate) const MARKER: &str = "POLLUX_TESTBED";
+
+/// Asks a start or a build that is under way to give up: it cleans up behind itself.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Gives up at the next occasion (within a moment).
+    pub fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+/// A command from words; the first is the program.
+pub(crate) fn command<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> Command {
+    let mut words = words.into_iter();
+    let mut command = Command::new(words.next().expect("a program's name").as_ref());
+    for word in words {
+        command.arg(word.as_ref());
+    }
+    command
+}
+
+/// Runs a command line given as one string, split at spaces.
+pub(crate) fn sh_words(line: &str) -> Result<String> {
+    run(&mut command(line.split_whitespace()))
+}
+
+/// Runs to the end and returns what it printed; an error holds the command and what it said.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let shown = shown(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {shown}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let how = match output.status.signal() {
+            Some(signal) => format!("signal {signal}"),
+            None => format!("exit code {}", output.status.code().unwrap_or(-1)),
+        };
+        bail!("{shown}: {how}: {}", last_lines(&said, 20));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// The end of a text.
+pub(crate) fn last_lines(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// The end of a log file, for an error message.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    format!("the last lines of {}:\n{}", log.display(), last_lines(&text, 20))
+}
+
+/// Polls until `probe` says yes. An error of the probe ends the wait at once.
+pub(crate) fn wait_for(what: &str, limit: Duration, stop: &Stop, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + limit;
+    loop {
+        if probe()? {
+            return Ok(());
+        }
+        stop.check()?;
+        if Instant::now() > end {
+            bail!("gave up after {} s waiting for {what}", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// All pids of the machine.
+pub(crate) fn all_pids() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Does this process live, and belong to the cluster in this folder?
+pub(crate) fn is_marked(pid: i32, folder: &Path) -> bool {
+    let wanted = format!("{MARKER}={}", folder.display());
+    environment(pid).split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+/// Does any cluster at all live?
+pub(crate) fn any_marked() -> bool {
+    let prefix = format!("{MARKER}=");
+    let own = std::process::id().cast_signed();
+    all_pids().into_iter().filter(|pid| *pid != own).any(|pid| {
+        environment(pid).split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes()))
+    })
+}
+
+fn environment(pid: i32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
+}
+
+/// Sends a signal; false when there is no such process any more.
+pub(crate) fn signal(pid: i32, signal: Signal) -> bool {
+    pid > 1 && Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
+/// The state letter of `/proc/PID/stat` (`T` stopped, `Z` dead); none when it is gone.
+pub(crate) fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
