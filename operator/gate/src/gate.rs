@@ -1,15 +1,25 @@
 //! The running gate.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::core::Input;
+use crate::driver::{Driver, Message, Shared};
+use crate::fence::Fence;
 use crate::metrics::Metrics;
-use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError};
+use crate::upstream::{Origin, Tokens};
+use crate::{
+    DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, server,
+};
 
 /// Where the Bot API is.
 #[derive(Clone, Debug)]
@@ -51,27 +61,11 @@ pub enum StartError {
 }
 
 /// A handle on the running gate; clones are the same gate.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gate {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    commands: mpsc::UnboundedSender<Command>,
-    status: watch::Receiver<Status>,
+    shared: Arc<Shared>,
     events: broadcast::Sender<Event>,
-    metrics: Metrics,
-    bot_id: i64,
-}
-
-#[derive(Debug)]
-enum Command {
-    Leadership(Leadership),
-    Settings(Settings),
-    Drain(oneshot::Sender<Drained>),
-    Terminate,
-    Shutdown(oneshot::Sender<()>),
+    stopped: CancellationToken,
 }
 
 // === impl Gate ===
@@ -80,44 +74,77 @@ impl Gate {
     /// Serves the bot on `listener` from now on, as a standby. Must be called within a tokio runtime.
     pub fn start(config: Config, listener: TcpListener) -> Result<Self, StartError> {
         let token = Token::read(&config.token_file)?;
-        let (commands, _commands) = mpsc::unbounded_channel();
-        let (_status, status) = watch::channel(Status::default());
+        let origin = Origin::new(&config.upstream)?;
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let (published, status) = watch::channel(Status::default());
         let (events, _) = broadcast::channel(64);
-        drop(listener);
+        let shared = Arc::new(Shared {
+            messages,
+            fence: Fence::default(),
+            status,
+            settings: watch::Sender::new(config.settings),
+            tokens: Tokens::new(token),
+            token_file: config.token_file,
+            client: origin.client(),
+            origin,
+            metrics: Metrics::new(),
+            test_dc: AtomicBool::new(false),
+            get_me: get_me::Memory::default(),
+            stopping: CancellationToken::new(),
+        });
+        let stopped = CancellationToken::new();
+        tokio::spawn(Driver::new(shared.clone(), inbox, published, events.clone()).run());
+        tokio::spawn(get_me::identify(shared.clone()));
+        let serving = server::serve(shared.clone(), listener);
+        let done = stopped.clone();
+        tokio::spawn(async move {
+            serving.await;
+            done.cancel();
+        });
         Ok(Self {
-            inner: Arc::new(Inner {
-                commands,
-                status,
-                events,
-                metrics: Metrics::default(),
-                bot_id: token.bot_id(),
-            }),
+            shared,
+            events,
+            stopped,
         })
     }
 
     /// The bot's user id, from the token.
     pub fn bot_id(&self) -> i64 {
-        self.inner.bot_id
+        self.shared.tokens.current().bot_id()
+    }
+
+    /// The token that is used now.
+    pub fn token(&self) -> Token {
+        self.shared.tokens.current()
     }
 
     /// Tells the gate whether it leads. To be called after each renewal of the lease, with the new fence.
     pub fn set_leadership(&self, leadership: Leadership) {
-        self.send(Command::Leadership(leadership));
+        self.shared.input(Input::Leadership(leadership));
     }
 
     /// Changes the settings.
     pub fn set_settings(&self, settings: Settings) {
-        self.send(Command::Settings(settings));
+        self.shared.settings.send_if_modified(|known| {
+            let changed = *known != settings;
+            *known = settings;
+            changed
+        });
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        self.shared.settings.borrow().clone()
     }
 
     /// What the gate knows, and each change of it.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.inner.status.clone()
+        self.shared.status.clone()
     }
 
     /// What happens from now on. A receiver that is 64 events late loses the oldest.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        self.events.subscribe()
     }
 
     /// Stops delivering, waits until the bot has finished, confirms at Telegram (R32 steps 1-3). The lease must still be
@@ -125,10 +152,10 @@ impl Gate {
     /// Several calls are one drain. On a standby this returns at once (R34).
     pub async fn drain(&self) -> Drained {
         let (done, drained) = oneshot::channel();
-        self.send(Command::Drain(done));
+        let _ = self.shared.messages.send(Message::Drain(done));
         drained.await.unwrap_or(Drained {
             outcome: DrainOutcome::Nothing,
-            duration: std::time::Duration::ZERO,
+            duration: Duration::ZERO,
             last_poll_ended: None,
             unacknowledged: 0,
             owed: 0,
@@ -138,23 +165,26 @@ impl Gate {
 
     /// The pod ends: never polls again and lets the bot's last `getUpdates` calls return quickly (R32.5).
     pub fn terminate(&self) {
-        self.send(Command::Terminate);
+        self.shared.input(Input::Terminate);
     }
 
-    /// Stops accepting connections and waits until the calls in flight are answered (R23).
+    /// Stops accepting connections and waits until the calls in flight are answered (R23). Includes [`Gate::terminate`].
     pub async fn shutdown(&self) {
-        let (done, stopped) = oneshot::channel();
-        self.send(Command::Shutdown(done));
-        let _ = stopped.await;
+        self.terminate();
+        self.shared.stopping.cancel();
+        self.stopped.cancelled().await;
     }
 
     /// Adds the gate's metrics to a registry.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.inner.metrics.register(registry);
+        self.shared.metrics.register(registry);
     }
+}
 
-    fn send(&self, command: Command) {
-        // The driver lives as long as the process; a closed channel means that the runtime is going down.
-        let _ = self.inner.commands.send(command);
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("bot_id", &self.bot_id())
+            .finish_non_exhaustive()
     }
 }

@@ -17,12 +17,23 @@
 
 #![doc(test(attr(deny(warnings))))]
 
+mod answer;
+mod answers;
+mod args;
+mod body;
 pub mod core;
+mod driver;
+mod fence;
 mod gate;
+mod get_me;
+mod link;
 mod metrics;
+mod proxy;
+mod server;
 mod settings;
 mod status;
 mod token;
+mod upstream;
 
 pub use gate::{Config, Gate, StartError, Upstream};
 pub use settings::Settings;

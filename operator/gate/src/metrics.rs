@@ -1,19 +1,185 @@
-//! What the gate counts.
+//! What the gate counts. No label holds anything of a chat, a user or the token, and every label has few values.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::answer::Update;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Code {
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Call {
+    method: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Called {
+    method: &'static str,
+}
+
+type Seconds = Gauge<f64, AtomicU64>;
+
 /// The gate's metrics; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics {
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    polls: Family<Code, Counter>,
+    poll_duration: Histogram,
+    last_poll: Seconds,
+    updates: Family<Kind, Counter>,
+    unconfirmed: Gauge,
+    calls: Family<Call, Counter>,
+    call_duration: Family<Called, Histogram, fn() -> Histogram>,
     pub(crate) late_requests: Counter,
 }
 
+/// The methods that are counted by name. A few: each has a histogram.
+const METHODS: [&str; 5] = [
+    "sendMessage",
+    "editMessageText",
+    "answerCallbackQuery",
+    "getMe",
+    "file",
+];
+
+/// The label of a method, from its lower-case name.
+pub(crate) fn label(lower_case: &str) -> &'static str {
+    METHODS
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(lower_case))
+        .unwrap_or("other")
+}
+
+fn call_buckets() -> Histogram {
+    Histogram::new([0.01, 0.05, 0.1, 0.25, 1.0, 5.0])
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+// === impl Metrics ===
+
 impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Inner {
+            polls: Family::default(),
+            poll_duration: Histogram::new([0.05, 0.25, 1.0, 5.0, 10.0, 25.0, 50.0]),
+            last_poll: Seconds::default(),
+            updates: Family::default(),
+            unconfirmed: Gauge::default(),
+            calls: Family::default(),
+            call_duration: Family::new_with_constructor(call_buckets),
+            late_requests: Counter::default(),
+        }))
+    }
+
+    /// A poll is over, answered with a status code, `none`, or `cancelled`.
+    pub(crate) fn polled(&self, code: &str, took: Duration) {
+        self.polls
+            .get_or_create(&Code {
+                code: code.to_owned(),
+            })
+            .inc();
+        self.poll_duration.observe(took.as_secs_f64());
+        if code == "200" {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            self.last_poll.set(now.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn received(&self, updates: &[Update]) {
+        for update in updates {
+            self.updates
+                .get_or_create(&Kind {
+                    r#type: update.kind,
+                })
+                .inc();
+        }
+    }
+
+    pub(crate) fn unconfirmed(&self, count: usize) {
+        self.unconfirmed
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A call of the bot was answered; `method` is what [`label`] gave.
+    pub(crate) fn called(&self, method: &'static str, code: u16, took: Duration) {
+        self.calls
+            .get_or_create(&Call {
+                method,
+                code: code.to_string(),
+            })
+            .inc();
+        self.call_duration
+            .get_or_create(&Called { method })
+            .observe(took.as_secs_f64());
+    }
+
     pub(crate) fn register(&self, registry: &mut Registry) {
+        let polls = "getUpdates requests to Telegram, by status code (none: no answer; cancelled: by this agent)";
+        registry.register("pollux_agent_poll_requests", polls, self.polls.clone());
+        let took = "Duration of a getUpdates request to Telegram";
+        registry.register(
+            "pollux_agent_poll_duration_seconds",
+            took,
+            self.poll_duration.clone(),
+        );
+        let last = "When Telegram last answered a getUpdates request with 200";
+        registry.register(
+            "pollux_agent_last_successful_poll_timestamp_seconds",
+            last,
+            self.last_poll.clone(),
+        );
+        let updates = "Updates received from Telegram, by type";
+        registry.register(
+            "pollux_agent_updates_received",
+            updates,
+            self.updates.clone(),
+        );
+        let unconfirmed = "Updates that the bot was given and has not acknowledged";
+        registry.register(
+            "pollux_agent_updates_unconfirmed",
+            unconfirmed,
+            self.unconfirmed.clone(),
+        );
+        let calls = "Bot API calls of the bot, by method and status code";
+        registry.register("pollux_agent_api_requests", calls, self.calls.clone());
+        let took = "Time from a Bot API call of the bot to the end of its answer";
+        registry.register(
+            "pollux_agent_api_request_duration_seconds",
+            took,
+            self.call_duration.clone(),
+        );
+        let late = "Requests of a paused predecessor that took the polling slot after this process had taken over";
         registry.register(
             "pollux_agent_late_requests",
-            "Requests of a paused predecessor that took the polling slot after this process had taken over",
+            late,
             self.late_requests.clone(),
         );
     }

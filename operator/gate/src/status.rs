@@ -105,6 +105,8 @@ pub enum DrainOutcome {
     Complete,
     /// The limit passed first: `unacknowledged` updates will be repeated, and work in the bot's memory may be lost (R33).
     TimedOut,
+    /// The bot's process died meanwhile.
+    BotGone,
     /// The lease's fence passed before the end.
     FenceLost,
 }
@@ -135,6 +137,7 @@ impl DrainOutcome {
             Self::Nothing => "nothing",
             Self::Complete => "complete",
             Self::TimedOut => "timed_out",
+            Self::BotGone => "bot_gone",
             Self::FenceLost => "fence_lost",
         }
     }

@@ -1,0 +1,191 @@
+//! Whether the bot is there: readiness, candidacy, deafness, death (R14, R14b, R15).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pollux_clock::BootInstant;
+
+use super::types::{Closed, ConnectionId};
+
+/// A bot between two polls is still polling: libraries pause up to 300 ms there, and a level that flaps with every poll
+/// would be a write to the database each time.
+const BETWEEN_POLLS: Duration = Duration::from_millis(500);
+/// The shortest time without a connection that counts as death (R14b).
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// Longer pauses are restarts of the container, and teach nothing about the pauses of one process.
+const LONGEST_LESSON: Duration = Duration::from_secs(1);
+/// The kernel closes a dead process's connections within this time.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
+/// The closing of connections that may be a death.
+#[derive(Debug, Default, Clone, Copy)]
+struct Closing {
+    first: Option<BootInstant>,
+    kept: u32,
+    interrupted: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    connections: BTreeSet<ConnectionId>,
+    closing: Closing,
+    /// Since when there is no connection.
+    empty_since: Option<BootInstant>,
+    longest_pause: Duration,
+    gone: bool,
+    latched: bool,
+    deaf: bool,
+    open_polls: usize,
+    last_poll_closed: Option<BootInstant>,
+    /// The last instant at which a poll or a call was open.
+    last_sign: Option<BootInstant>,
+}
+
+/// What time has made of the bot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Gone,
+    Back,
+    Deaf,
+}
+
+// === impl Presence ===
+
+impl Presence {
+    pub(super) fn connected(
+        &mut self,
+        connection: ConnectionId,
+        now: BootInstant,
+    ) -> Option<Change> {
+        if let Some(since) = self.empty_since.take() {
+            let pause = now - since;
+            if pause <= LONGEST_LESSON {
+                self.longest_pause = self.longest_pause.max(pause);
+            }
+        }
+        self.connections.insert(connection);
+        std::mem::take(&mut self.gone).then_some(Change::Back)
+    }
+
+    pub(super) fn disconnected(
+        &mut self,
+        connection: ConnectionId,
+        closed: Closed,
+        now: BootInstant,
+    ) {
+        if !self.connections.remove(&connection) {
+            return;
+        }
+        if self.closing.first.is_none_or(|first| now - first > AT_ONCE) {
+            self.closing = Closing {
+                first: Some(now),
+                ..Closing::default()
+            };
+        }
+        match closed {
+            Closed::Interrupted => self.closing.interrupted = true,
+            Closed::Kept => self.closing.kept += 1,
+            Closed::AfterAnswer => {}
+        }
+        if self.connections.is_empty() {
+            self.empty_since = Some(now);
+        }
+    }
+
+    pub(super) fn poll_opened(&mut self, now: BootInstant) {
+        self.open_polls += 1;
+        self.latched = true;
+        self.deaf = false;
+        self.last_sign = Some(now);
+    }
+
+    pub(super) fn poll_closed(&mut self, now: BootInstant) {
+        self.open_polls = self.open_polls.saturating_sub(1);
+        self.last_poll_closed = Some(now);
+        self.last_sign = Some(now);
+    }
+
+    pub(super) fn called(&mut self, now: BootInstant) {
+        self.last_sign = Some(now);
+    }
+
+    /// What changed by the passing of time, and when to look again.
+    pub(super) fn pass(
+        &mut self,
+        gap: Duration,
+        calls: usize,
+        now: BootInstant,
+    ) -> (Option<Change>, Option<BootInstant>) {
+        let mut wake = None;
+        if let Some(at) = self.dead_at() {
+            if now >= at {
+                self.gone = true;
+                self.latched = false;
+                return (Some(Change::Gone), None);
+            }
+            wake = Some(at);
+        }
+        if self.latched
+            && self.open_polls == 0
+            && calls == 0
+            && let Some(sign) = self.last_sign
+        {
+            let at = sign + gap;
+            if now >= at {
+                self.deaf = true;
+                self.latched = false;
+                return (Some(Change::Deaf), wake);
+            }
+            wake = earlier(wake, Some(at));
+        }
+        if let Some(at) = self.level_ends().filter(|at| now < *at) {
+            wake = earlier(wake, Some(at));
+        }
+        (None, wake)
+    }
+
+    /// When the absence of connections is a death, if it may be one at all.
+    fn dead_at(&self) -> Option<BootInstant> {
+        let since = self.empty_since.filter(|_| !self.gone)?;
+        let abrupt = self.closing.interrupted || self.closing.kept >= 2;
+        abrupt.then(|| since + SHORTEST_PAUSE.max(self.longest_pause * 2))
+    }
+
+    fn level_ends(&self) -> Option<BootInstant> {
+        if self.open_polls > 0 {
+            return None;
+        }
+        self.last_poll_closed.map(|closed| closed + BETWEEN_POLLS)
+    }
+
+    pub(super) fn polling(&self, now: BootInstant) -> bool {
+        !self.gone && (self.open_polls > 0 || self.level_ends().is_some_and(|end| now < end))
+    }
+
+    pub(super) fn has_open_poll(&self) -> bool {
+        self.open_polls > 0
+    }
+
+    pub(super) fn latched(&self) -> bool {
+        self.latched
+    }
+
+    pub(super) fn deaf(&self) -> bool {
+        self.deaf
+    }
+
+    pub(super) fn gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        !self.gone && (!self.connections.is_empty() || self.empty_since.is_some())
+    }
+}
+
+pub(super) fn earlier(a: Option<BootInstant>, b: Option<BootInstant>) -> Option<BootInstant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

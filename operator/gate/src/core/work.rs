@@ -1,0 +1,280 @@
+//! How much a bot still has to do: what the gate can know without reading a message.
+//!
+//! Most libraries acknowledge an update when they have queued it, so the acknowledgement says nothing about the handler.
+//! The gate counts instead. **Owed** are the updates delivered less the calls completed since the bot was last even. A
+//! **silence** is the time from a delivery or a completed call to the next completed call, measured while something is
+//! owed. A one-worker bot with a queue makes one call per silence, so it is through when nothing was heard for twice its
+//! longest silence (R32.2), and its queue is short enough while owed x usual silence fits the drain (R27).
+//!
+//! Two figures beside the longest silence:
+//! * the *usual* silence (a moving average) bounds the queue. The longest would starve a bot that answers few messages:
+//!   one call of a cron job long after a delivery is a long "silence" and is remembered for ever.
+//! * the *pace* (from one completed call to the next, deliveries or not) keeps a drain honest while updates stream in
+//!   faster than the bot works: then every silence looks short.
+
+use std::time::Duration;
+
+use pollux_clock::BootInstant;
+
+use crate::Settings;
+
+/// A pace slower than this is a bot that answers few messages, not a slow worker.
+const SLOWEST_PACE: Duration = Duration::from_secs(5);
+/// The bot is taken for idle after at least this silence, when its next poll was held back (R27).
+const SHORTEST_HOLD: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Delivered and not acknowledged yet.
+    unacknowledged: Vec<i64>,
+    /// The highest id of the last delivery.
+    highest: Option<i64>,
+    owed: usize,
+    in_flight: usize,
+    last_delivery: Option<BootInstant>,
+    last_call: Option<BootInstant>,
+    /// A call completed since the bot was last even.
+    paced: bool,
+    longest: Option<Duration>,
+    usual: Option<Duration>,
+    pace: Option<Duration>,
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(super) fn delivered(&mut self, ids: &[i64], now: BootInstant) {
+        let Some(&last) = ids.last() else { return };
+        if self.owed == 0 {
+            self.paced = false;
+        }
+        self.unacknowledged.extend_from_slice(ids);
+        self.highest = Some(last);
+        self.owed += ids.len();
+        self.last_delivery = Some(now);
+    }
+
+    /// The last delivery did not reach the bot.
+    pub(super) fn undelivered(&mut self) {
+        self.forget_unacknowledged();
+    }
+
+    /// The bot asks for updates from `offset` on. What it does not acknowledge with that it will get again.
+    pub(super) fn asked(&mut self, offset: Option<i64>) {
+        if let Some(offset) = offset.filter(|offset| *offset > 0) {
+            self.unacknowledged.retain(|id| *id >= offset);
+        }
+        self.forget_unacknowledged();
+    }
+
+    fn forget_unacknowledged(&mut self) {
+        self.owed = self.owed.saturating_sub(self.unacknowledged.len());
+        self.unacknowledged.clear();
+    }
+
+    pub(super) fn call_started(&mut self) {
+        self.in_flight += 1;
+    }
+
+    pub(super) fn call_ended(&mut self, counts: bool, now: BootInstant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if !counts {
+            return;
+        }
+        if self.owed > 0 {
+            self.measure(now);
+            self.paced = true;
+        }
+        self.owed = self.owed.saturating_sub(1);
+        self.last_call = Some(now);
+    }
+
+    fn measure(&mut self, now: BootInstant) {
+        if let Some(since) = self.last_activity() {
+            let silence = now - since;
+            self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
+            self.usual = Some(
+                self.usual
+                    .map_or(silence, |usual| (usual * 3 + silence) / 4),
+            );
+        }
+        if let Some(call) = self.last_call.filter(|_| self.paced) {
+            self.pace = Some((now - call).min(SLOWEST_PACE));
+        }
+    }
+
+    /// The bot's process is another one: what the old one had is none of its business.
+    pub(super) fn restarted(&mut self) {
+        self.unacknowledged.clear();
+        self.owed = 0;
+        self.paced = false;
+    }
+
+    /// The later of the last delivery and the last completed call.
+    fn last_activity(&self) -> Option<BootInstant> {
+        self.last_delivery.max(self.last_call)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.unacknowledged.len()
+    }
+
+    pub(super) fn highest(&self) -> Option<i64> {
+        self.highest
+    }
+
+    /// When the bot has been silent long enough to have finished, provided that nothing more is heard of it (R32.2).
+    pub(super) fn quiet_at(&self, settings: &Settings, now: BootInstant) -> BootInstant {
+        let Some(last) = self.last_activity() else {
+            return now;
+        };
+        let doubled = self.longest.unwrap_or_default() * 2;
+        if now - last >= settings.idle.max(doubled) {
+            return now;
+        }
+        let quiet = match (self.owed, self.longest) {
+            (0, _) => settings.quiet.max(doubled),
+            (_, None) => settings.quiet_unknown,
+            _ => settings
+                .quiet
+                .max(doubled)
+                .max(self.pace.unwrap_or_default() * 2),
+        };
+        last + quiet
+    }
+
+    /// Until when the bot's next poll is held back because it has enough to do (R27); `None` when it may have more.
+    pub(super) fn hold_until(
+        &mut self,
+        settings: &Settings,
+        now: BootInstant,
+    ) -> Option<BootInstant> {
+        let usual = self.usual?;
+        let queue = usual.saturating_mul(u32::try_from(self.owed).unwrap_or(u32::MAX));
+        if queue <= settings.drain_timeout / 2 {
+            return None;
+        }
+        let hold = if self.in_flight > 0 {
+            settings.drain_timeout
+        } else {
+            SHORTEST_HOLD.max(usual * 2)
+        };
+        let until = self.last_activity()? + hold;
+        if now >= until {
+            // A bot with something to do would have been heard of: these updates needed no call.
+            self.owed = 0;
+            return None;
+        }
+        Some(until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> BootInstant {
+        BootInstant::from_boot(Duration::from_millis(1_000_000 + ms))
+    }
+
+    fn quiet_ms(work: &Work, now: u64) -> u64 {
+        u64::try_from((work.quiet_at(&Settings::default(), at(now)) - at(0)).as_millis()).unwrap()
+    }
+
+    #[test]
+    fn a_bot_that_got_nothing_is_quiet_at_once() {
+        assert_eq!(quiet_ms(&Work::default(), 5), 5);
+    }
+
+    #[test]
+    fn a_one_worker_queue_is_waited_for_though_it_is_slower_than_the_quiet_time() {
+        let mut work = Work::default();
+        work.delivered(&[1, 2, 3], at(0));
+        work.asked(Some(4));
+        assert_eq!(quiet_ms(&work, 0), 10_000, "nothing is known of its pace");
+        work.call_started();
+        work.call_ended(true, at(2500));
+        assert_eq!(work.owed(), 2);
+        assert_eq!(quiet_ms(&work, 2500), 2500 + 5000, "twice its silence");
+    }
+
+    #[test]
+    fn a_stream_of_deliveries_does_not_hide_a_slow_worker() {
+        let mut work = Work::default();
+        for n in 0..50_u64 {
+            work.delivered(&[i64::try_from(n).unwrap()], at(n * 200));
+            work.asked(Some(i64::try_from(n).unwrap() + 1));
+            if n > 0 && n % 12 == 0 {
+                work.call_ended(true, at(n * 200 + 100));
+            }
+        }
+        assert!(
+            work.longest.unwrap() < Duration::from_millis(200),
+            "every silence looks short"
+        );
+        let last = 49 * 200;
+        assert!(quiet_ms(&work, last) >= last + 4800, "the pace is 2.4 s");
+    }
+
+    #[test]
+    fn a_bot_that_asks_for_the_same_again_has_not_got_it() {
+        let mut work = Work::default();
+        work.delivered(&[7, 8, 9], at(0));
+        work.asked(Some(8));
+        assert_eq!(
+            (work.unacknowledged(), work.owed()),
+            (0, 1),
+            "7 is acknowledged, 8 and 9 come again"
+        );
+    }
+
+    #[test]
+    fn r27_a_full_queue_holds_the_next_poll_until_it_fits_the_drain() {
+        let mut work = Work::default();
+        let settings = Settings::default();
+        work.delivered(&[1, 2, 3, 4, 5, 6, 7, 8], at(0));
+        work.asked(Some(9));
+        assert_eq!(
+            work.hold_until(&settings, at(1)),
+            None,
+            "its pace is unknown"
+        );
+        work.call_ended(true, at(2500));
+        assert_eq!(
+            work.hold_until(&settings, at(2501)),
+            Some(at(7500)),
+            "7 x 2.5 s do not fit 10 s"
+        );
+        for n in 2..=4 {
+            work.call_ended(true, at(n * 2500));
+        }
+        assert_eq!(work.hold_until(&settings, at(10_001)), None, "4 x 2.5 s do");
+    }
+
+    #[test]
+    fn r27_a_bot_that_answers_few_messages_is_not_starved() {
+        let mut work = Work::default();
+        let settings = Settings::default();
+        work.delivered(&[1], at(0));
+        work.asked(Some(2));
+        work.call_ended(true, at(100));
+        let ids: Vec<i64> = (2..200).collect();
+        work.delivered(&ids, at(200));
+        work.asked(Some(200));
+        assert_eq!(work.hold_until(&settings, at(201)), Some(at(1200)));
+        assert_eq!(
+            work.hold_until(&settings, at(1200)),
+            None,
+            "a second of silence is enough to know"
+        );
+        assert_eq!(work.owed(), 0);
+    }
+}

@@ -1,0 +1,322 @@
+//! The task that owns a bot's core: feeds it what happens, does what it says.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pollux_clock::BootInstant;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::answer;
+use crate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
+use crate::fence::Fence;
+use crate::link::{Job, Link, LinkEvent};
+use crate::metrics::Metrics;
+use crate::upstream::{HttpClient, Origin, Tokens};
+use crate::{BotIdentity, Drained, Event, Settings, Status};
+
+/// What the edges tell the driver.
+pub(crate) enum Message {
+    /// Something for the core.
+    Input(Input),
+    /// A `getUpdates` of the bot, and where its answer goes.
+    Poll(RequestId, PollArgs, oneshot::Sender<Held>),
+    /// Tell me when drained.
+    Drain(oneshot::Sender<Drained>),
+    /// `getMe` said who the bot is.
+    Identity(BotIdentity),
+}
+
+/// The answer to a held request.
+pub(crate) enum Held {
+    Empty,
+    /// The upstream body, to be given to the bot only while the fence holds.
+    Updates(Bytes),
+}
+
+pub(crate) type Messages = mpsc::UnboundedSender<Message>;
+
+/// What all tasks of a bot's gate share.
+pub(crate) struct Shared {
+    pub(crate) messages: Messages,
+    pub(crate) fence: Fence,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) settings: watch::Sender<Settings>,
+    pub(crate) tokens: Tokens,
+    pub(crate) token_file: PathBuf,
+    pub(crate) origin: Origin,
+    pub(crate) client: HttpClient,
+    pub(crate) metrics: Metrics,
+    /// The bot uses the test data centre: so do the polls.
+    pub(crate) test_dc: AtomicBool,
+    /// The last good answer to `getMe`.
+    pub(crate) get_me: crate::get_me::Memory,
+    /// Stop accepting, finish what was begun.
+    pub(crate) stopping: CancellationToken,
+}
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    core: Core,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    status: watch::Sender<Status>,
+    events: broadcast::Sender<Event>,
+    link: Link,
+    polling: Option<(PollId, BootInstant)>,
+    held: HashMap<RequestId, oneshot::Sender<Held>>,
+    drains: Vec<oneshot::Sender<Drained>>,
+    identity: Option<BotIdentity>,
+    /// The upstream answer of the step that is being done.
+    body: Bytes,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn input(&self, input: Input) {
+        // The driver ends with the runtime.
+        let _ = self.messages.send(Message::Input(input));
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        status: watch::Sender<Status>,
+        events: broadcast::Sender<Event>,
+    ) -> Self {
+        let core = Core::new(shared.settings.borrow().clone(), rand::random());
+        let link = Link::new(shared.origin.clone(), shared.fence.clone());
+        Self {
+            shared,
+            core,
+            inbox,
+            status,
+            events,
+            link,
+            polling: None,
+            held: HashMap::new(),
+            drains: Vec::new(),
+            identity: None,
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut settings = self.shared.settings.subscribe();
+        loop {
+            let wakeup = self.core.wakeup();
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                event = self.link.next() => self.link_event(event),
+                () = until(wakeup) => self.feed(Input::Tick),
+                Ok(()) = settings.changed() => {
+                    let changed = settings.borrow_and_update().clone();
+                    self.feed(Input::Settings(changed));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => self.feed(input),
+            Message::Poll(request, args, answer) => {
+                self.held.insert(request, answer);
+                self.feed(Input::Poll { request, args });
+            }
+            Message::Drain(done) => {
+                self.drains.push(done);
+                self.feed(Input::Drain);
+            }
+            Message::Identity(identity) => {
+                self.identity = Some(identity);
+                self.feed(Input::TokenSeen(true));
+            }
+        }
+    }
+
+    /// One step of the core, its actions, and the steps that follow from them.
+    fn feed(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            if let Input::Abandoned(request) = input {
+                self.held.remove(&request);
+            }
+            let actions = self.core.step(input, BootInstant::now());
+            self.shared.fence.set(self.core.fence());
+            for action in actions {
+                inputs.extend(self.act(action));
+            }
+        }
+        self.publish();
+    }
+
+    fn act(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::Answer(request, reply) => return self.answer(request, reply),
+            Action::Poll {
+                id,
+                query,
+                patience,
+            } => self.poll(id, &query, patience),
+            Action::Cancel(id) => {
+                debug!(poll = id.0, "poll cancelled");
+                self.link.reset();
+                self.end_poll("cancelled");
+            }
+            Action::Warm => self.link.warm(),
+            Action::DeleteWebhook => {
+                tokio::spawn(crate::proxy::delete_webhook(self.shared.clone()));
+            }
+            Action::Emit(event) => self.emit(event),
+            Action::Drained(drained) => {
+                info!(
+                    outcome = drained.outcome.as_str(),
+                    milliseconds = drained.duration.as_millis(),
+                    unacknowledged = drained.unacknowledged,
+                    owed = drained.owed,
+                    confirmed = drained.confirmed,
+                    "drained"
+                );
+                for waiting in self.drains.drain(..) {
+                    let _ = waiting.send(drained.clone());
+                }
+            }
+        }
+        None
+    }
+
+    fn answer(&mut self, request: RequestId, reply: Reply) -> Option<Input> {
+        let held = match reply {
+            Reply::Empty => Held::Empty,
+            Reply::Updates => Held::Updates(self.body.clone()),
+        };
+        let sent = self
+            .held
+            .remove(&request)
+            .is_some_and(|answer| answer.send(held).is_ok());
+        (!sent && reply == Reply::Updates).then_some(Input::Undelivered(request))
+    }
+
+    fn poll(&mut self, id: PollId, query: &PollQuery, patience: Duration) {
+        let test = if self.shared.test_dc.load(Ordering::Relaxed) {
+            "/test"
+        } else {
+            ""
+        };
+        let token = self.shared.tokens.current();
+        let path = self
+            .shared
+            .origin
+            .path(false, &token, &format!("{test}/getUpdates"), None);
+        debug!(
+            poll = id.0,
+            offset = query.offset,
+            limit = query.limit,
+            seconds = query.timeout_seconds,
+            "poll"
+        );
+        self.polling = Some((id, BootInstant::now()));
+        self.link.send(Job {
+            path,
+            form: form(query),
+            patience,
+        });
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        let Some((id, _)) = self.polling else { return };
+        match event {
+            LinkEvent::Written(at) => self.feed(Input::PollWritten(id, at)),
+            LinkEvent::Ended(result) => {
+                let (outcome, updates) = answer::read(&result);
+                let code = match &result {
+                    Ok(answer) => answer.status.to_string(),
+                    Err(error) => {
+                        warn!(poll = id.0, %error, "poll failed");
+                        "none".to_owned()
+                    }
+                };
+                if let (Ok(answer), false) = (&result, matches!(outcome, Outcome::Updates(_))) {
+                    warn!(poll = id.0, status = answer.status, "poll refused");
+                }
+                self.end_poll(&code);
+                self.shared.metrics.received(&updates);
+                self.body = result.map(|answer| answer.body).unwrap_or_default();
+                self.feed(Input::PollEnded(id, outcome));
+                self.body = Bytes::new();
+            }
+        }
+    }
+
+    fn end_poll(&mut self, code: &str) {
+        if let Some((_, started)) = self.polling.take() {
+            self.shared
+                .metrics
+                .polled(code, BootInstant::now() - started);
+        }
+    }
+
+    fn emit(&mut self, event: Event) {
+        match &event {
+            Event::LateRequest => {
+                self.shared.metrics.late_requests.inc();
+                info!("a late request of the predecessor took the polling slot; taken back");
+            }
+            Event::ForeignPoller => {
+                warn!(
+                    "somebody else polls with this token: an ungated replica, another server, a leaked token?"
+                );
+            }
+            Event::TokenRejected => {
+                warn!("Telegram refuses the token; the bot is held until it is accepted")
+            }
+            other => info!(event = ?other, "event"),
+        }
+        // Nobody has to listen.
+        let _ = self.events.send(event);
+    }
+
+    fn publish(&mut self) {
+        let status = self.core.status(self.identity.clone(), BootInstant::now());
+        self.shared.metrics.unconfirmed(self.core.unacknowledged());
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+}
+
+fn form(query: &PollQuery) -> String {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    if let Some(offset) = query.offset {
+        form.append_pair("offset", &offset.to_string());
+    }
+    form.append_pair("limit", &query.limit.to_string());
+    form.append_pair("timeout", &query.timeout_seconds.to_string());
+    if let Some(list) = &query.allowed_updates {
+        form.append_pair("allowed_updates", list);
+    }
+    form.finish()
+}
+
+async fn until(at: Option<BootInstant>) {
+    match at {
+        // The timer's wheel turns in milliseconds and may be early by one.
+        Some(at) => tokio::time::sleep(at - BootInstant::now()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,293 @@
+//! Everything that is not `getUpdates`: passed through as it is, on a leader, a standby and a terminating gate alike (R22).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use pollux_clock::BootInstant;
+use tracing::{debug, warn};
+
+use crate::answers::{self, Body};
+use crate::args::BotPath;
+use crate::body::{Activity, Download, Finished, Upload};
+use crate::core::Input;
+use crate::driver::Shared;
+use crate::metrics;
+
+/// They concern one connection only (RFC 9110, 7.6.1); `Host` is the upstream's. `Expect` was honoured by the gate.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::HOST,
+    header::EXPECT,
+];
+
+/// A call in flight (R24): the core hears of its start and, whatever happens, of its end.
+pub(crate) struct Call {
+    shared: Arc<Shared>,
+    method: &'static str,
+    /// A call that a handler makes: it says that the bot works.
+    counts: bool,
+    started: BootInstant,
+    status: u16,
+    finished: bool,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath) -> Self {
+        shared.input(Input::CallStarted);
+        let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
+        let method = metrics::label(if path.file { "file" } else { &path.method });
+        Self {
+            shared: shared.clone(),
+            method,
+            counts,
+            started: BootInstant::now(),
+            status: 0,
+            finished: false,
+        }
+    }
+
+    /// An answer that the gate has in full.
+    pub(crate) fn answered(mut self, response: Response<Body>) -> Response<Body> {
+        self.status = response.status().as_u16();
+        self.finished();
+        response
+    }
+}
+
+impl Finished for Call {
+    fn finished(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.shared
+            .metrics
+            .called(self.method, self.status, BootInstant::now() - self.started);
+        self.shared.input(Input::CallEnded {
+            counts: self.counts,
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shared.input(Input::CallEnded { counts: false });
+        }
+    }
+}
+
+/// What the answer of a call is guarded by: the call itself, and whatever the connection wants to know.
+pub(crate) struct Guard<C> {
+    pub(crate) call: Call,
+    pub(crate) connection: C,
+}
+
+impl<C: Finished> Finished for Guard<C> {
+    fn finished(&mut self) {
+        self.call.finished();
+        self.connection.finished();
+    }
+}
+
+/// Passes a call through. `body` replaces the request's body where the gate had to read it.
+pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
+    shared: &Arc<Shared>,
+    path: &BotPath,
+    request: Request<Incoming>,
+    connection: C,
+) -> Response<Body> {
+    let activity = Activity::new();
+    let (parts, body) = request.into_parts();
+    let upload = Upload::new(body, activity.clone());
+    let outgoing = outgoing(shared, path, &parts, upload.clone().boxed_unsync());
+    let mut guard = Guard {
+        call: Call::start(shared, path),
+        connection,
+    };
+    let answer = match outgoing {
+        Some(outgoing) => {
+            tokio::select! {
+                answer = shared.client.request(outgoing) => answer.map_err(|error| kind(&error)),
+                () = activity.over() => Err("no answer for ten minutes"),
+            }
+        }
+        None => Err("the request cannot be a URL"),
+    };
+    match answer {
+        Ok(response) => {
+            guard.call.status = response.status().as_u16();
+            forward(path, response, guard).await
+        }
+        Err(reason) => {
+            // Its text could hold the URL, and the URL holds the token.
+            warn!(
+                path = "/bot***",
+                method = guard.call.method,
+                reason,
+                "upstream failed; answered 502"
+            );
+            upload.finish().await;
+            guard.connection.finished();
+            guard.call.answered(answers::bad_gateway())
+        }
+    }
+}
+
+/// The same for a request whose body was read to look for its method.
+pub(crate) async fn pass_read<C: Finished + Send + Unpin + 'static>(
+    shared: &Arc<Shared>,
+    path: &BotPath,
+    parts: &http::request::Parts,
+    body: Bytes,
+    connection: C,
+) -> Response<Body> {
+    let mut guard = Guard {
+        call: Call::start(shared, path),
+        connection,
+    };
+    let Some(outgoing) = outgoing(shared, path, parts, answers::full(body)) else {
+        guard.connection.finished();
+        return guard.call.answered(answers::bad_gateway());
+    };
+    match shared.client.request(outgoing).await {
+        Ok(response) => {
+            guard.call.status = response.status().as_u16();
+            forward(path, response, guard).await
+        }
+        Err(error) => {
+            warn!(
+                path = "/bot***",
+                method = guard.call.method,
+                reason = kind(&error),
+                "upstream failed; answered 502"
+            );
+            guard.connection.finished();
+            guard.call.answered(answers::bad_gateway())
+        }
+    }
+}
+
+fn kind(error: &hyper_util::client::legacy::Error) -> &'static str {
+    if error.is_connect() {
+        "cannot connect"
+    } else {
+        "the connection broke"
+    }
+}
+
+fn outgoing(
+    shared: &Shared,
+    path: &BotPath,
+    parts: &http::request::Parts,
+    body: Body,
+) -> Option<Request<Body>> {
+    let token = shared.tokens.current();
+    let url = shared
+        .origin
+        .path(path.file, &token, &path.rest, parts.uri.query());
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = shared.origin.uri(url)?;
+    *request.headers_mut() = end_to_end(&parts.headers);
+    Some(request)
+}
+
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = headers.clone();
+    // What `Connection` names concerns the connection too.
+    let named: Vec<_> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    for name in named.iter().flat_map(|list| list.split(',')) {
+        kept.remove(name.trim());
+    }
+    for name in &HOP_BY_HOP {
+        kept.remove(name);
+    }
+    kept.remove("keep-alive");
+    kept.remove("proxy-connection");
+    kept
+}
+
+/// Gives the bot the answer as it is, but an error page in place of JSON (R23: it makes one library deaf for ever).
+async fn forward<C: Finished + Send + Unpin + 'static>(
+    path: &BotPath,
+    response: Response<Incoming>,
+    mut guard: Guard<C>,
+) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let json = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let json = json.is_some_and(|kind| kind.contains("json"));
+    if !path.file && parts.status.as_u16() >= 400 && !json {
+        guard.connection.finished();
+        return guard.call.answered(rewritten(&parts));
+    }
+    let mut answer = Response::new(Download::new(body, guard).boxed_unsync());
+    *answer.status_mut() = parts.status;
+    *answer.headers_mut() = end_to_end(&parts.headers);
+    answer
+}
+
+fn rewritten(parts: &http::response::Parts) -> Response<Body> {
+    let reason = parts.status.canonical_reason().unwrap_or("Bad Gateway");
+    let mut answer = answers::error(parts.status, reason);
+    if let Some(retry) = parts.headers.get(header::RETRY_AFTER) {
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::clone(retry));
+    }
+    answer
+}
+
+/// Deletes the webhook for the bot, without dropping updates, a few times until it works (R18).
+pub(crate) async fn delete_webhook(shared: Arc<Shared>) {
+    let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) {
+        "/test"
+    } else {
+        ""
+    };
+    let mut pause = Duration::from_millis(500);
+    for _ in 0..5 {
+        let path = shared.origin.path(
+            false,
+            &shared.tokens.current(),
+            &format!("{test}/deleteWebhook"),
+            None,
+        );
+        let Some(uri) = shared.origin.uri(path) else {
+            break;
+        };
+        let Ok(request) = Request::get(uri).body(answers::full(Bytes::new())) else {
+            break;
+        };
+        match tokio::time::timeout(Duration::from_secs(5), shared.client.request(request)).await {
+            Ok(Ok(response)) if response.status() == StatusCode::OK => {
+                shared.input(Input::WebhookDeleted(true));
+                return;
+            }
+            Ok(Ok(response)) => debug!(status = response.status().as_u16(), "deleteWebhook failed"),
+            Ok(Err(_)) | Err(_) => debug!("deleteWebhook had no answer"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    shared.input(Input::WebhookDeleted(false));
+}

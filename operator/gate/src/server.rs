@@ -1,0 +1,310 @@
+//! The bot's side: connections, routing, held requests.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pollux_clock::BootInstant;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::answers::{self, Body};
+use crate::args::{Args, BotPath, Method};
+use crate::body::Finished;
+use crate::core::{Closed, ConnectionId, Input, RequestId};
+use crate::driver::{Held, Message, Shared};
+use crate::fence;
+use crate::{get_me, proxy};
+
+/// More than the arguments of any method that the gate reads; the server's own limit is 1 MiB for all arguments.
+const LARGEST_ARGUMENTS: usize = 256 << 10;
+/// A client that opens a connection per request closes it right after the answer; a pool keeps it.
+const KEPT: Duration = Duration::from_millis(100);
+/// Pause after a failure to accept (no file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+static IDS: AtomicU64 = AtomicU64::new(1);
+
+fn next_id() -> u64 {
+    IDS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// One connection, as far as the rules care.
+struct Connection {
+    id: ConnectionId,
+    shared: Arc<Shared>,
+    /// It has made a request with the bot's token, so it is the bot's.
+    known: AtomicBool,
+    open: AtomicUsize,
+    interrupted: AtomicBool,
+    last_answer: AtomicU64,
+}
+
+/// A request that is being answered on a connection.
+struct Open {
+    connection: Arc<Connection>,
+    finished: bool,
+}
+
+/// A held `getUpdates`: when the bot goes away, hyper drops the answer that it was waiting for, and the core hears of it.
+struct Waiting {
+    shared: Arc<Shared>,
+    id: RequestId,
+    answered: bool,
+}
+
+/// Serves the bot until the gate stops; then finishes what was begun.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stopping.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(shared.clone(), stream));
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let connection = Arc::new(Connection {
+        id: ConnectionId(next_id()),
+        shared: shared.clone(),
+        known: AtomicBool::new(false),
+        open: AtomicUsize::new(0),
+        interrupted: AtomicBool::new(false),
+        last_answer: AtomicU64::new(0),
+    });
+    let service = service_fn(|request| {
+        let connection = connection.clone();
+        async move { Ok::<_, Infallible>(route(connection, request).await) }
+    });
+    // No time-out of its own: the gate is never the side that closes an idle connection (R3).
+    let serving = http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shared.stopping.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection of the bot ended");
+    }
+    connection.closed();
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// The first request with the bot's token was seen on it.
+    fn introduce(&self) {
+        if !self.known.swap(true, Ordering::Relaxed) {
+            self.shared.input(Input::Connected(self.id));
+        }
+    }
+
+    fn closed(&self) {
+        if !self.known.load(Ordering::Relaxed) {
+            return;
+        }
+        let idle = BootInstant::now() - fence::instant(self.last_answer.load(Ordering::Relaxed));
+        let how =
+            if self.interrupted.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0 {
+                Closed::Interrupted
+            } else if idle > KEPT {
+                Closed::Kept
+            } else {
+                Closed::AfterAnswer
+            };
+        self.shared.input(Input::Disconnected(self.id, how));
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            connection: connection.clone(),
+            finished: false,
+        }
+    }
+}
+
+impl Finished for Open {
+    fn finished(&mut self) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.connection
+                .last_answer
+                .store(fence::nanos(BootInstant::now()), Ordering::Relaxed);
+            self.connection.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.connection.interrupted.store(true, Ordering::Relaxed);
+            self.connection.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.shared.input(Input::Abandoned(self.id));
+        }
+    }
+}
+
+/// Answers one request.
+async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let shared = connection.shared.clone();
+    let Some(mut path) = BotPath::parse(request.uri().path()) else {
+        return own(&shared, request.uri().path());
+    };
+    if !shared.tokens.knows(&path.token) {
+        debug!(path = "/bot***", "a request with another token");
+        return answers::error(StatusCode::UNAUTHORIZED, "Unauthorized");
+    }
+    connection.introduce();
+    let mut open = Open::new(&connection);
+    if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
+        return proxy::pass(&shared, &path, request, open).await;
+    }
+    let (parts, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, LARGEST_ARGUMENTS).collect().await else {
+        open.finished();
+        return answers::error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    };
+    let body = body.to_bytes();
+    let args = Args::parse(parts.uri.query(), &parts.headers, body.clone()).await;
+    if path.method.is_empty() {
+        path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
+    }
+    let method = Method::of(&path.method);
+    if method == Method::Other {
+        return proxy::pass_read(&shared, &path, &parts, body, open).await;
+    }
+    let response = own_method(&shared, method, &path, &args).await;
+    open.finished();
+    response
+}
+
+/// The methods that the gate answers itself.
+async fn own_method(
+    shared: &Arc<Shared>,
+    method: Method,
+    path: &BotPath,
+    args: &Args,
+) -> Response<Body> {
+    match method {
+        Method::GetUpdates => get_updates(shared, path, args).await,
+        Method::GetMe => {
+            let call = proxy::Call::start(shared, path);
+            call.answered(get_me::serve(shared, path.test).await)
+        }
+        Method::SetWebhook if args.get("url").is_some_and(|url| !url.is_empty()) => {
+            suppressed(shared, "setWebhook");
+            answers::error(
+                StatusCode::BAD_REQUEST,
+                "Bad Request: webhook is managed by the gate",
+            )
+        }
+        Method::SetWebhook | Method::DeleteWebhook => {
+            if args.flag("drop_pending_updates") {
+                suppressed(shared, "deleteWebhook");
+            }
+            shared.input(Input::WebhookUnwanted);
+            answers::done("Webhook is already deleted")
+        }
+        Method::Close => answers::json(StatusCode::OK, r#"{"ok":true,"result":true}"#),
+        Method::LogOut => {
+            suppressed(shared, "logOut");
+            answers::error(
+                StatusCode::BAD_REQUEST,
+                "Bad Request: logOut is refused by the gate",
+            )
+        }
+        Method::Other => answers::error(StatusCode::NOT_FOUND, "Not Found: method not found"),
+    }
+}
+
+fn suppressed(shared: &Shared, method: &'static str) {
+    shared.input(Input::Suppressed(method));
+}
+
+/// Holds the request until the core says what to answer.
+async fn get_updates(shared: &Arc<Shared>, path: &BotPath, args: &Args) -> Response<Body> {
+    shared.test_dc.store(path.test, Ordering::Relaxed);
+    let id = RequestId(next_id());
+    let (answer, held) = oneshot::channel();
+    let mut waiting = Waiting {
+        shared: shared.clone(),
+        id,
+        answered: false,
+    };
+    let _ = shared.messages.send(Message::Poll(id, args.poll(), answer));
+    let held = held.await;
+    waiting.answered = true;
+    match held {
+        // R8: this task may have been stopped between the core's decision and here.
+        Ok(Held::Updates(body)) if shared.fence.holds() => answers::json(StatusCode::OK, body),
+        Ok(Held::Updates(_)) => {
+            shared.input(Input::Undelivered(id));
+            answers::no_updates()
+        }
+        Ok(Held::Empty) | Err(_) => answers::no_updates(),
+    }
+}
+
+/// The gate's own pages, for jobs of the bot that only the leader may do.
+fn own(shared: &Shared, path: &str) -> Response<Body> {
+    match path {
+        "/healthz" => answers::json(StatusCode::OK, Bytes::from_static(br#"{"ok":true}"#)),
+        "/leader" => {
+            let epoch = shared
+                .status
+                .borrow()
+                .leading
+                .filter(|_| shared.fence.holds());
+            let status = if epoch.is_some() {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            let left = epoch.map_or(0.0, |_| shared.fence.left().as_secs_f64());
+            let body = serde_json::json!({"leader": epoch.is_some(), "epoch": epoch, "remainingSeconds": left});
+            answers::json(status, body.to_string())
+        }
+        _ => answers::error(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}
