@@ -70,7 +70,7 @@ pub(crate) fn for_start() -> Result<()> {
         problems.push("the kernel has no overlayfs (images are unpacked with it)".to_owned());
     }
     // In a throwaway namespace: what a node will do.
-    let probe = "ip link add b type bridge && ip link add v type veth peer name w && iptables -t nat -S && iptables -t mangle -S \
+    let probe = "ip link add br0 type bridge && ip link add ve0 type veth peer name ve1 && iptables -t nat -S && iptables -t mangle -S \
                  && iptables -A INPUT -m conntrack --ctstate NEW -m comment --comment x -j DROP";
     if let Err(error) = run(&mut command(["unshare", "--net", "--mount", "sh", "-c", probe])) {
         problems.push(format!("no namespaces, bridges, veth pairs or iptables here: {error:#}"));
