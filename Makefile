@@ -18,8 +18,12 @@ STAGE := .ci/stage
 NEED := .ci/need
 DENY := $(POLLUX_CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
-RUN := cargo run --quiet --package
-TESTBED = $(RUN) pollux-testbed --
+# One build for everything: cargo picks a dependency's features anew for every selection of packages, and would compile
+# hundreds of crates again for each.
+BUILD := cargo build --workspace --all-targets $(if $(filter release,$(PROFILE)),--release)
+BIN := $(CARGO_TARGET_DIR)/$(shell rustc -vV | sed -n 's/^host: //p')/$(if $(filter release,$(PROFILE)),release,debug)
+TESTBED := $(BIN)/pollux-testbed
+IMAGES := e2e/images/build.sh --no-cargo
 
 .PHONY: help
 help: ## Show this list
@@ -29,9 +33,10 @@ help: ## Show this list
 
 .PHONY: demo demo-down test
 demo: need-cluster ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
-	@$(STAGE) "cluster binaries" 540 $(TESTBED) build --kubernetes $(KUBERNETES)
-	@$(STAGE) "images" 240 e2e/images/build.sh
-	@$(RUN) pollux-scenarios -- demo
+	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
+	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
+	@$(STAGE) "images" 300 $(IMAGES)
+	@$(BIN)/pollux-scenarios demo
 
 demo-down: ## Remove what `make demo` left running
 	@$(TESTBED) down --name demo
@@ -45,39 +50,48 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 lint: $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies, the chart
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	@.ci/generated
+	$(BUILD) --quiet
+	@BIN=$(BIN) .ci/generated
 	$(DENY) --log-level error check bans licenses sources
 
-unit: need-unit ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser
-	cargo test --workspace --no-fail-fast --quiet
+unit: need-unit need-cluster ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser, the chart
+	$(BUILD)
+	@$(STAGE) "Kubernetes, for kubectl and helm" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
+	cargo test --workspace --all-targets --no-fail-fast --quiet
 
 e2e: need-cluster ## Every library and every fault once, on a real cluster; one JSON object as its last line
-	@$(TESTBED) build --kubernetes $(KUBERNETES)
-	@e2e/images/build.sh
-	@$(RUN) pollux-scenarios -- e2e
+	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
+	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
+	@$(STAGE) "images" 300 $(IMAGES)
+	@$(BIN)/pollux-scenarios e2e
 
 e2e-full: need-cluster ## The same five times, and on Kubernetes 1.33 too (hours)
+	$(BUILD)
 	@$(TESTBED) build --kubernetes 1.36
 	@$(TESTBED) build --kubernetes 1.33
-	@e2e/images/build.sh
-	@$(RUN) pollux-scenarios -- e2e --full
+	@$(IMAGES)
+	@$(BIN)/pollux-scenarios e2e --full
 
 generate: ## Write the generated files anew (crds/, the chart's copies)
-	@.ci/generated --write
+	$(BUILD) --quiet
+	@BIN=$(BIN) .ci/generated --write
 
 audit: $(DENY) ## Known vulnerabilities in dependencies (needs the network)
 	$(DENY) check advisories
 
 bench: ## Timings; ratios within one run
-	cargo run --quiet --package pollux-scenarios -- bench
+	$(BUILD)
+	@$(BIN)/pollux-scenarios bench
 
 ## === the testbed ===
 
 .PHONY: images cluster cluster-down clean-cache
 images: need-cluster ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
-	@e2e/images/build.sh
+	$(BUILD)
+	@$(IMAGES)
 
 cluster: need-cluster ## Start a Kubernetes of NODES nodes on this machine and say how to reach it
+	$(BUILD)
 	@$(TESTBED) build --kubernetes $(KUBERNETES)
 	@$(TESTBED) up --name $(CLUSTER) --nodes $(NODES) --kubernetes $(KUBERNETES)
 
