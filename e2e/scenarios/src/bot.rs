@@ -165,22 +165,6 @@ impl Bot {
         .await
     }
 
-    /// Waits until the status names another leader than the one with `epoch`.
-    pub(crate) async fn wait_epoch_above(&self, epoch: i64, limit: Duration) -> Result<Leader> {
-        until(
-            &format!("{} to change its leader", self.name),
-            limit,
-            || async {
-                let status = self.status().await?;
-                Ok(match leader(&status) {
-                    Some(leader) if leader.epoch > epoch => Look::Yes(leader),
-                    other => Look::NotYet(format!("{other:?}")),
-                })
-            },
-        )
-        .await
-    }
-
     /// Waits until a condition has this reason, and gives its message.
     pub(crate) async fn wait_reason(
         &self,

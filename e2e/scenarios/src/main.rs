@@ -4,9 +4,11 @@ mod baseline;
 mod bot;
 mod demo;
 mod emulator;
+mod fields;
 mod report;
 mod scenarios;
 mod suite;
+mod tls;
 mod wait;
 mod world;
 

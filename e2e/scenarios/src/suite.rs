@@ -79,6 +79,14 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
     scenario!("SIGSTOP of the leader's pod", run.pause_pod());
     scenario!("an image that does not exist", run.bad_image());
     scenario!("a token that is refused", run.rejected_token());
+    scenario!(
+        "the emulator behind TLS with an own authority",
+        crate::tls::own_authority(&run.world)
+    );
+    scenario!(
+        "every field does what it says",
+        crate::fields::every_field(&run.world)
+    );
     scenario!("Postgres stopped for 20 s", run.stop_postgres());
     scenario!("drain of a node", run.drain_node(DEAD));
     scenario!(

@@ -353,6 +353,11 @@ fn images() -> Result<Vec<PathBuf>> {
         .with_context(|| format!("{}: run make images first", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "tar"))
+        // The roots that the bots' images are built on lie beside them.
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| !name.to_string_lossy().starts_with("root-"))
+        })
         .collect();
     if archives.is_empty() {
         bail!("no image in {}: run make images first", folder.display());
