@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,8 +26,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
-use pollux_lease::admin::{self, Admin};
 use pollux_lease::Database;
+use pollux_lease::admin::{self, Admin};
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::{Instant, sleep, timeout};
@@ -49,7 +50,7 @@ const PROGRESS: Duration = Duration::from_secs(15);
 
 /// Arguments of `pollux-controller grant`.
 #[derive(Debug, Args)]
-pub struct GrantArgs {
+pub(crate) struct GrantArgs {
     /// Namespace to make credentials in; may be repeated
     #[arg(long = "namespace", value_name = "NAMESPACE", required = true)]
     namespaces: Vec<String>,
@@ -108,32 +109,45 @@ enum Plan {
 /// # Errors
 ///
 /// When the database or the Kubernetes API is not to be had in time, refuses, or a namespace could not be done.
-pub async fn run(args: GrantArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: GrantArgs) -> anyhow::Result<()> {
+    let client = Client::try_default().await.context(
+        "no access to a Kubernetes API: neither a kubeconfig nor a ServiceAccount is at hand",
+    )?;
+    grant_all(&args, &client).await
+}
+
+async fn grant_all(args: &GrantArgs, client: &Client) -> anyhow::Result<()> {
     let owner = read_database(&args.database_file)?;
-    let client = Client::try_default().await.context("no access to a Kubernetes API: neither a kubeconfig nor a ServiceAccount is at hand")?;
     let cluster = match args.cluster.clone().filter(|cluster| !cluster.is_empty()) {
         Some(cluster) => cluster,
-        None => cluster_id(&client).await?,
+        None => cluster_id(client).await?,
     };
-    let admin = connect(&owner, Duration::from_secs(args.timeout_seconds)).await?;
-    admin.migrate().await.context("the schema could not be brought up to date")?;
+    let mut admin = connect(&owner, Duration::from_secs(args.timeout_seconds)).await?;
+    admin
+        .migrate()
+        .await
+        .context("the schema could not be brought up to date")?;
     info!("the schema is up to date");
 
     let mut failed = Vec::new();
     for namespace in &args.namespaces {
-        if let Err(error) = grant(&args, &client, &admin, &owner, &cluster, namespace).await {
+        if let Err(error) = grant(args, client, &mut admin, &owner, &cluster, namespace).await {
             warn!(namespace, "no credentials: {error:#}");
             failed.push(namespace.as_str());
         }
     }
-    ensure!(failed.is_empty(), "no credentials in: {} (the log says why)", failed.join(", "));
+    ensure!(
+        failed.is_empty(),
+        "no credentials in: {} (the log says why)",
+        failed.join(", ")
+    );
     Ok(())
 }
 
 async fn grant(
     args: &GrantArgs,
     client: &Client,
-    admin: &Admin,
+    admin: &mut Admin,
     owner: &Database,
     cluster: &str,
     namespace: &str,
@@ -143,7 +157,9 @@ async fn grant(
         .await
         .with_context(|| format!("the Secret {namespace}/{} cannot be read", args.secret))?;
     let role = role_name(cluster, namespace);
-    let plan = plan(existing.as_ref(), |password| agents_database(owner, args.host.as_ref(), &role, password));
+    let plan = plan(existing.as_ref(), |password| {
+        agents_database(owner, args.host.as_ref(), &role, password)
+    });
     let (password, reason) = match plan {
         Plan::Keep(password) => (password, None),
         Plan::Rewrite(password) => (password, Some("the database has another address")),
@@ -157,29 +173,50 @@ async fn grant(
     admin
         .grant_role(&role, &password.0, args.connection_limit.into())
         .await
-        .with_context(|| format!("the database role {role} cannot be made; its maker needs CREATEROLE"))?;
+        .with_context(|| {
+            format!("the database role {role} cannot be made; its maker needs CREATEROLE")
+        })?;
     // Where the operator reaches the server: the agents' address may mean nothing here.
-    admin::check_agent(&owner.with_login(&role, &password.0))
+    admin::check_agent(&owner.clone().with_login(&role, &password.0))
         .await
-        .with_context(|| format!("the role {role} was made, but cannot log in and use the schema (pg_hba.conf?)"))?;
+        .with_context(|| {
+            format!("the role {role} was made, but cannot log in and use the schema (pg_hba.conf?)")
+        })?;
 
     match reason {
         None => info!(namespace, role, "the Secret {} is right", args.secret),
         Some(reason) => {
             let uri = agents_database(owner, args.host.as_ref(), &role, &password).to_uri();
             let secret = secret(namespace, &args.secret, &uri);
-            in_time(secrets.patch(&args.secret, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&secret)))
-                .await
-                .with_context(|| format!("the Secret {namespace}/{} cannot be written (does the namespace exist?)", args.secret))?;
-            info!(namespace, role, "wrote the Secret {}: {reason}", args.secret);
+            in_time(secrets.patch(
+                &args.secret,
+                &PatchParams::apply(MANAGER).force(),
+                &Patch::Apply(&secret),
+            ))
+            .await
+            .with_context(|| {
+                format!(
+                    "the Secret {namespace}/{} cannot be written (does the namespace exist?)",
+                    args.secret
+                )
+            })?;
+            info!(
+                namespace,
+                role, "wrote the Secret {}: {reason}", args.secret
+            );
         }
     }
     Ok(())
 }
 
 /// The database as agents are told of it.
-fn agents_database(owner: &Database, host: Option<&Host>, role: &str, password: &Password) -> Database {
-    let database = owner.with_login(role, &password.0);
+fn agents_database(
+    owner: &Database,
+    host: Option<&Host>,
+    role: &str,
+    password: &Password,
+) -> Database {
+    let database = owner.clone().with_login(role, &password.0);
     match host {
         Some(host) => database.with_host(&host.name, host.port),
         None => database,
@@ -188,13 +225,30 @@ fn agents_database(owner: &Database, host: Option<&Host>, role: &str, password: 
 
 /// What is to be done about a Secret, where `wanted` says what it should hold for a password.
 fn plan(existing: Option<&Secret>, wanted: impl Fn(&Password) -> Database) -> Plan {
-    let Some(existing) = existing else { return Plan::Make("there was none") };
-    if existing.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).map(String::as_str) != Some(MANAGER) {
+    let Some(existing) = existing else {
+        return Plan::Make("there was none");
+    };
+    if existing
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(MANAGED_BY))
+        .map(String::as_str)
+        != Some(MANAGER)
+    {
         return Plan::Refuse;
     }
-    let uri = existing.data.as_ref().and_then(|data| data.get(KEY)).and_then(|uri| std::str::from_utf8(&uri.0).ok());
-    let Some(uri) = uri else { return Plan::Make("it had no URI") };
-    let Ok(database) = Database::parse(uri) else { return Plan::Make("its URI was not understood") };
+    let uri = existing
+        .data
+        .as_ref()
+        .and_then(|data| data.get(KEY))
+        .and_then(|uri| std::str::from_utf8(&uri.0).ok());
+    let Some(uri) = uri else {
+        return Plan::Make("it had no URI");
+    };
+    let Ok(database) = Database::parse(uri) else {
+        return Plan::Make("its URI was not understood");
+    };
     let Some(password) = database.password().filter(|password| !password.is_empty()) else {
         return Plan::Make("its URI had no password");
     };
@@ -210,15 +264,25 @@ fn plan(existing: Option<&Secret>, wanted: impl Fn(&Password) -> Database) -> Pl
 }
 
 fn secret(namespace: &str, name: &str, uri: &str) -> Secret {
-    let labels = [(MANAGED_BY, MANAGER), ("app.kubernetes.io/part-of", "pollux")];
+    let labels = [
+        (MANAGED_BY, MANAGER),
+        ("app.kubernetes.io/part-of", "pollux"),
+    ];
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(namespace.to_owned()),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            labels: Some(
+                labels
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(uri.as_bytes().to_vec()))])),
+        data: Some(BTreeMap::from([(
+            KEY.to_owned(),
+            ByteString(uri.as_bytes().to_vec()),
+        )])),
         ..Secret::default()
     }
 }
@@ -226,7 +290,10 @@ fn secret(namespace: &str, name: &str, uri: &str) -> Secret {
 /// A role's name: readable, and distinct for each cluster and namespace whatever their lengths.
 fn role_name(cluster: &str, namespace: &str) -> String {
     // NUL is in neither of the two, so no other pair gives the same bytes.
-    let digest = digest::digest(&digest::SHA256, format!("{cluster}\0{namespace}").as_bytes());
+    let digest = digest::digest(
+        &digest::SHA256,
+        format!("{cluster}\0{namespace}").as_bytes(),
+    );
     let mut name = format!("pollux_{}", namespace.replace('-', "_"));
     name.truncate(MAX_ROLE_NAME - 9);
     format!("{name}_{}", hex(&digest.as_ref()[..4]))
@@ -234,15 +301,20 @@ fn role_name(cluster: &str, namespace: &str) -> String {
 
 fn read_database(file: &Path) -> anyhow::Result<Database> {
     let at = file.display();
-    let uri = std::fs::read_to_string(file).with_context(|| format!("the file {at} cannot be read"))?;
-    Database::parse(uri.trim()).with_context(|| format!("the file {at} holds no PostgreSQL URI that is understood"))
+    let uri =
+        std::fs::read_to_string(file).with_context(|| format!("the file {at} cannot be read"))?;
+    Database::parse(uri.trim())
+        .with_context(|| format!("the file {at} holds no PostgreSQL URI that is understood"))
 }
 
 async fn cluster_id(client: &Client) -> anyhow::Result<String> {
     let system = in_time(Api::<Namespace>::all(client.clone()).get("kube-system"))
         .await
         .context("the namespace kube-system, whose uid tells clusters apart, cannot be read: allow it, or give --cluster")?;
-    system.metadata.uid.context("the namespace kube-system has no uid")
+    system
+        .metadata
+        .uid
+        .context("the namespace kube-system has no uid")
 }
 
 /// Connects, waiting for a server that is starting.
@@ -259,11 +331,19 @@ async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> 
             return Err(error).context("the database refuses the owner");
         }
         if start.elapsed() + pause > limit {
-            return Err(error).with_context(|| format!("the database did not answer in {} s", limit.as_secs()));
+            return Err(error)
+                .with_context(|| format!("the database did not answer in {} s", limit.as_secs()));
         }
         let message = format!("{:#}", anyhow::Error::from(error));
-        if last.as_ref().is_none_or(|(said, when)| *said != message || when.elapsed() > PROGRESS) {
-            info!("waiting for the database ({} of {} s): {message}", start.elapsed().as_secs(), limit.as_secs());
+        if last
+            .as_ref()
+            .is_none_or(|(said, when)| *said != message || when.elapsed() > PROGRESS)
+        {
+            info!(
+                "waiting for the database ({} of {} s): {message}",
+                start.elapsed().as_secs(),
+                limit.as_secs()
+            );
             last = Some((message, Instant::now()));
         }
         sleep(pause).await;
@@ -274,7 +354,10 @@ async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> 
 async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
     match timeout(API_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => bail!("the Kubernetes API did not answer in {} s", API_DEADLINE.as_secs()),
+        Err(_) => bail!(
+            "the Kubernetes API did not answer in {} s",
+            API_DEADLINE.as_secs()
+        ),
     }
 }
 
@@ -313,12 +396,28 @@ impl FromStr for Host {
             }
             // More than one colon and no brackets: an IPv6 address.
             None if text.matches(':').count() > 1 => (text, None),
-            None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
+            None => text
+                .split_once(':')
+                .map_or((text, None), |(name, port)| (name, Some(port))),
         };
         if name.is_empty() {
             return Err("no host name");
         }
-        let port = port.map(|port| port.parse().map_err(|_| "the port is no number from 1 to 65535")).transpose()?;
-        Ok(Self { name: name.to_owned(), port: port.filter(|port| *port != 0) })
+        let port = match port {
+            Some(port) => Some(
+                port.parse::<NonZeroU16>()
+                    .map_err(|_| "the port is no number from 1 to 65535")?
+                    .get(),
+            ),
+            None => None,
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            port,
+        })
     }
 }
+
+#[cfg(test)]
+#[path = "grant_test.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 //! that the controller takes the arguments it is given, and that the copies of generated files are the generated files.
 
 mod chart;
+mod docs;
 mod kustomize;
 mod render;
 mod rights;
