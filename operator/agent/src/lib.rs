@@ -4,8 +4,9 @@
 //! endpoint), and stands between them and Kubernetes:
 //!
 //! * [`run`] starts everything in the one order that is safe, and ends it in another;
-//! * `glue` carries facts between lease and gate, and decides when a leader whose bot is gone gives the lease away;
-//! * `drain` is the planned way out, whoever asks for it;
+//! * [`glue`] carries facts between lease and gate, and [`absence`] decides when a leader whose bot is gone gives its
+//!   lease away;
+//! * [`drain`] is the planned way out, whoever asks for it;
 //! * [`hook`], [`install`] and [`ready`] are what the kubelet's hooks meet;
 //! * [`health`] and [`metrics`] are what probes, people and Prometheus see.
 //!
@@ -16,15 +17,22 @@
 //! * A pod that ends hands over before its bot gets SIGTERM, if the hook runs, and after it otherwise.
 //! * The token and the database's URI are in no argument, variable, log line, metric or answer.
 
+pub mod absence;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod credentials;
+pub mod drain;
+pub mod glue;
 pub mod health;
 pub mod hook;
 pub mod install;
 pub mod logs;
 pub mod metrics;
 pub mod ready;
+pub mod report;
 pub mod run;
+pub mod settings;
 
 /// Version of this binary.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
