@@ -117,7 +117,8 @@ impl Bot {
 
     fn take_fault(&mut self, method: &str, lane: &str) -> Option<Fault> {
         let strikes = |f: &Fault| {
-            (f.method == "*" || f.method.eq_ignore_ascii_case(method)) && f.lane.as_ref().is_none_or(|l| l == lane)
+            (f.method == "*" || f.method.eq_ignore_ascii_case(method))
+                && f.lane.as_ref().is_none_or(|l| l == lane)
         };
         let index = self.faults.iter().position(strikes)?;
         let fault = self.faults[index].clone();
@@ -140,15 +141,20 @@ impl Bot {
         if polls {
             self.record_poll(now, &call);
         } else {
-            self.journal.request(now, request, call.origin.clone(), &call.method);
+            self.journal
+                .request(now, request, call.origin.clone(), &call.method);
         }
         let Some(fault) = self.take_fault(&method, &lane) else {
             return self.execute(now, date, &method, call);
         };
         let seconds = fault.seconds.unwrap_or(DEFAULT_FAULT_SECONDS);
         let answer = match fault.kind {
-            FaultKind::Late => return Reaction::Late(seconds, Box::new(self.execute(now, date, &method, call))),
-            FaultKind::ResetAfter => return Reaction::ResetAfter(Box::new(self.execute(now, date, &method, call))),
+            FaultKind::Late => {
+                return Reaction::Late(seconds, Box::new(self.execute(now, date, &method, call)));
+            }
+            FaultKind::ResetAfter => {
+                return Reaction::ResetAfter(Box::new(self.execute(now, date, &method, call)));
+            }
             FaultKind::Reset | FaultKind::Hang => None,
             FaultKind::Status(status) => Some(Answer::usual(status, seconds.as_secs())),
             FaultKind::Html(status) => Some(Answer::html(status)),
@@ -168,9 +174,19 @@ impl Bot {
 
     fn record_poll(&mut self, now: At, call: &Call) {
         self.look_for_sender_of_pending(now);
-        let rival = self.server.pending().and_then(|p| self.waiting.get(&p)).is_some_and(|w| w.sender.alive());
+        let rival = self
+            .server
+            .pending()
+            .and_then(|p| self.waiting.get(&p))
+            .is_some_and(|w| w.sender.alive());
         let args = get_updates(&call.args);
-        self.journal.poll(now, call.request, call.origin.clone(), &args, 1 + u32::from(rival));
+        self.journal.poll(
+            now,
+            call.request,
+            call.origin.clone(),
+            &args,
+            1 + u32::from(rival),
+        );
     }
 
     fn execute(&mut self, now: At, date: i64, method: &str, call: Call) -> Reaction {
@@ -186,8 +202,20 @@ impl Bot {
     fn get_updates(&mut self, now: At, call: Call) -> oneshot::Receiver<Answer> {
         let args = get_updates(&call.args);
         let (answer, answered) = oneshot::channel();
-        let Call { request, origin, sender, .. } = call;
-        self.waiting.insert(request, Waiting { origin, sender, answer });
+        let Call {
+            request,
+            origin,
+            sender,
+            ..
+        } = call;
+        self.waiting.insert(
+            request,
+            Waiting {
+                origin,
+                sender,
+                answer,
+            },
+        );
         if self.logged_out {
             self.finish(request, Answer::error(400, "Logged out"));
             return answered;
@@ -216,7 +244,13 @@ impl Bot {
 
     fn set_webhook(&mut self, now: At, method: &str, call: &Call) -> Answer {
         let set = method == "setwebhook";
-        let url_argument = |name| if set { call.args.get(name).to_owned() } else { String::new() };
+        let url_argument = |name| {
+            if set {
+                call.args.get(name).to_owned()
+            } else {
+                String::new()
+            }
+        };
         let args = SetWebhook {
             url: url_argument("url"),
             secret_token: url_argument("secret_token"),
@@ -287,7 +321,11 @@ impl Bot {
     }
 
     fn look_for_sender(&mut self, now: At, request: RequestId) {
-        if self.waiting.get(&request).is_some_and(|w| !w.sender.alive()) {
+        if self
+            .waiting
+            .get(&request)
+            .is_some_and(|w| !w.sender.alive())
+        {
             self.journal.gone(now, request);
         }
     }

@@ -52,7 +52,8 @@ pub(crate) fn send_message(bot: &mut Bot, now: At, date: i64, call: &Call) -> An
     }
     bot.journal.replied(now, call.request, &call.origin, text);
     let message_id = bot.next_message_id();
-    let from = json!({"id": bot.id, "is_bot": true, "first_name": bot.username, "username": bot.username});
+    let from =
+        json!({"id": bot.id, "is_bot": true, "first_name": bot.username, "username": bot.username});
     Answer::ok(&message(message_id, date, &from, chat, text))
 }
 
@@ -99,7 +100,9 @@ pub(crate) fn update(id: i32, message_id: i64, date: i64, chat: i64, kind: Kind)
             "message": message(message_id, date, &from, chat, "a keyboard"),
             "data": text,
         }),
-        Kind::InlineQuery => json!({"id": id.to_string(), "from": from, "query": text, "offset": ""}),
+        Kind::InlineQuery => {
+            json!({"id": id.to_string(), "from": from, "query": text, "offset": ""})
+        }
     };
     json!({"update_id": id, kind.name(): content})
 }

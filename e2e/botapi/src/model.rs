@@ -28,14 +28,19 @@ pub(crate) mod ms {
         use super::Duration;
         use serde::{Deserialize, Deserializer, Serializer};
 
-        pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(
+            d: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
             match d {
                 Some(d) => super::serialize(d, s),
                 None => s.serialize_none(),
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
             let ms = Option::<f64>::deserialize(d)?;
             ms.map(|ms| Duration::try_from_secs_f64(ms / 1000.0).map_err(serde::de::Error::custom))
                 .transpose()
@@ -60,14 +65,19 @@ pub(crate) mod secs {
         use super::Duration;
         use serde::{Deserialize, Deserializer, Serializer};
 
-        pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(
+            d: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
             match d {
                 Some(d) => super::serialize(d, s),
                 None => s.serialize_none(),
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
             let secs = Option::<f64>::deserialize(d)?;
             secs.map(|s| Duration::try_from_secs_f64(s).map_err(serde::de::Error::custom))
                 .transpose()
@@ -100,7 +110,11 @@ pub struct TlsFiles {
 impl Default for Options {
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { listen: loopback, admin: loopback, tls: None }
+        Self {
+            listen: loopback,
+            admin: loopback,
+            tls: None,
+        }
     }
 }
 
@@ -131,7 +145,11 @@ pub struct Push {
 
 impl Default for Push {
     fn default() -> Self {
-        Self { count: 1, chat: 1001, kind: Kind::Message }
+        Self {
+            count: 1,
+            chat: 1001,
+            kind: Kind::Message,
+        }
     }
 }
 
@@ -161,7 +179,15 @@ pub struct Load {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { rate: 5.0, burst: 0, burst_every: Duration::from_secs(10), chats: 10, seed: 1, seconds: None, count: None }
+        Self {
+            rate: 5.0,
+            burst: 0,
+            burst_every: Duration::from_secs(10),
+            chats: 10,
+            seed: 1,
+            seconds: None,
+            count: None,
+        }
     }
 }
 
@@ -195,7 +221,11 @@ pub struct Fault {
     #[serde(default = "once")]
     pub count: Option<u32>,
     /// `retry_after` of a 429 (default 5 s), delay of `late` (default 5 s).
-    #[serde(default, with = "secs::option", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "secs::option",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub seconds: Option<Duration>,
     /// Only requests of this lane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,7 +243,13 @@ fn once() -> Option<u32> {
 impl Fault {
     /// Strikes the next request of `method`.
     pub fn new(method: impl Into<String>, kind: FaultKind) -> Self {
-        Self { method: method.into(), kind, count: Some(1), seconds: None, lane: None }
+        Self {
+            method: method.into(),
+            kind,
+            count: Some(1),
+            seconds: None,
+            lane: None,
+        }
     }
 
     /// Strikes that many requests.
@@ -289,7 +325,13 @@ fn window_after() -> Duration {
 impl Mark {
     /// A mark for all bots with the default window (10 s before, 30 s after).
     pub fn new(kind: MarkKind, text: impl Into<String>) -> Self {
-        Self { token: None, text: text.into(), kind, before: window_before(), after: window_after() }
+        Self {
+            token: None,
+            text: text.into(),
+            kind,
+            before: window_before(),
+            after: window_after(),
+        }
     }
 
     /// Only for this bot.
@@ -713,7 +755,9 @@ impl Serialize for FaultKind {
 
 impl<'de> Deserialize<'de> for FaultKind {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -744,7 +788,8 @@ impl std::str::FromStr for FaultKind {
                 Ok(code @ 400..=599) => Self::Status(code),
                 _ => {
                     return Err(Error::Value(
-                        "a fault is a status (400..599), reset, reset-after, hang or late".to_owned(),
+                        "a fault is a status (400..599), reset, reset-after, hang or late"
+                            .to_owned(),
                     ));
                 }
             },

@@ -85,8 +85,12 @@ pub(crate) fn timeline(emulator: &Emulator, length: Duration) -> Timeline {
     let mut verdicts = Vec::new();
     let mut bots = Vec::new();
     for token in &tokens {
-        let Ok(verdict) = emulator.bot_verdict(token, WINDOW) else { continue };
-        let (Ok(polls), Ok(ledger)) = (emulator.polls(token), emulator.ledger(token)) else { continue };
+        let Ok(verdict) = emulator.bot_verdict(token, WINDOW) else {
+            continue;
+        };
+        let (Ok(polls), Ok(ledger)) = (emulator.polls(token), emulator.ledger(token)) else {
+            continue;
+        };
         let marks = emulator.state().marks_of(token);
         let marks = marks.into_iter().filter(|(at, _)| *at >= since);
         bots.push(BotTimeline {
@@ -104,14 +108,37 @@ pub(crate) fn timeline(emulator: &Emulator, length: Duration) -> Timeline {
             late: verdict.late,
             handovers_total: verdict.handovers.len(),
             lanes: lanes(&polls, &ledger.updates, since),
-            handovers: verdict.handovers.iter().filter(|h| h.at >= since).cloned().collect(),
-            marks: marks.map(|(at, m)| MarkPoint { at_ms: ms(at), text: m.text, kind: m.kind }).collect(),
-            pushes: ledger.updates.iter().filter(|u| u.pushed >= since).map(|u| ms(u.pushed)).collect(),
+            handovers: verdict
+                .handovers
+                .iter()
+                .filter(|h| h.at >= since)
+                .cloned()
+                .collect(),
+            marks: marks
+                .map(|(at, m)| MarkPoint {
+                    at_ms: ms(at),
+                    text: m.text,
+                    kind: m.kind,
+                })
+                .collect(),
+            pushes: ledger
+                .updates
+                .iter()
+                .filter(|u| u.pushed >= since)
+                .map(|u| ms(u.pushed))
+                .collect(),
         });
         verdicts.push(verdict);
     }
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timeline { now_ms: ms(now), unix_ms: ms(unix), total: Verdict::of(verdicts).total, bots }
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timeline {
+        now_ms: ms(now),
+        unix_ms: ms(unix),
+        total: Verdict::of(verdicts).total,
+        bots,
+    }
 }
 
 /// Lanes in the order of their first poll; those which were not seen lately are left out.
@@ -130,19 +157,32 @@ fn lanes(polls: &[PollRecord], updates: &[UpdateRecord], since: At) -> Vec<LaneT
             PollEnd::Answered => "answered",
             PollEnd::Fault { .. } => "fault",
         };
-        lane.polls.push(Bar(ms(poll.arrived), end.map(ms), how, poll.updates));
+        lane.polls
+            .push(Bar(ms(poll.arrived), end.map(ms), how, poll.updates));
         if let PollEnd::Conflict { cause } = poll.end {
             let at = poll.ended.unwrap_or(poll.arrived);
-            lane.conflicts.push(ConflictPoint { at_ms: ms(at), cause, seen: poll.gone.is_none() });
+            lane.conflicts.push(ConflictPoint {
+                at_ms: ms(at),
+                cause,
+                seen: poll.gone.is_none(),
+            });
         }
     }
     for update in updates {
-        for (n, reply) in update.replies.iter().enumerate().filter(|(_, r)| r.at >= since) {
+        for (n, reply) in update
+            .replies
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.at >= since)
+        {
             let lane = lane_of(&mut lanes, &reply.peer.lane, reply.at);
             if n == 0 {
                 lane.replies.push(ms(reply.at));
             } else {
-                lane.dups.push(Point { at_ms: ms(reply.at), id: update.id });
+                lane.dups.push(Point {
+                    at_ms: ms(reply.at),
+                    id: update.id,
+                });
             }
         }
     }
@@ -151,10 +191,17 @@ fn lanes(polls: &[PollRecord], updates: &[UpdateRecord], since: At) -> Vec<LaneT
 }
 
 fn lane_of<'a>(lanes: &'a mut Vec<LaneTimeline>, name: &str, at: At) -> &'a mut LaneTimeline {
-    let index = lanes.iter().position(|l| l.lane == name).unwrap_or_else(|| {
-        lanes.push(LaneTimeline { lane: name.to_owned(), first_ms: ms(at), ..LaneTimeline::default() });
-        lanes.len() - 1
-    });
+    let index = lanes
+        .iter()
+        .position(|l| l.lane == name)
+        .unwrap_or_else(|| {
+            lanes.push(LaneTimeline {
+                lane: name.to_owned(),
+                first_ms: ms(at),
+                ..LaneTimeline::default()
+            });
+            lanes.len() - 1
+        });
     &mut lanes[index]
 }
 

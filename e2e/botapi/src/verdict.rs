@@ -14,8 +14,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    At, BotVerdict, Conflict, Conflicts, Counts, Handover, Ids, LaneVerdict, Mark, MarkKind, MarkVerdict, PollEnd,
-    PollRecord, Total, UpdateRecord, Verdict,
+    At, BotVerdict, Conflict, Conflicts, Counts, Handover, Ids, LaneVerdict, Mark, MarkKind,
+    MarkVerdict, PollEnd, PollRecord, Total, UpdateRecord, Verdict,
 };
 
 const LATE_SUCCESSOR: Duration = Duration::from_secs(5);
@@ -103,10 +103,15 @@ impl Case<'_> {
     fn judge_polls(&self, late: &[u64], v: &mut BotVerdict) {
         for poll in self.polls {
             let class = self.class_at(poll.arrived);
-            let max =
-                if class == Class::Crash { &mut v.open_polls_max_crash } else { &mut v.open_polls_max };
+            let max = if class == Class::Crash {
+                &mut v.open_polls_max_crash
+            } else {
+                &mut v.open_polls_max
+            };
             *max = poll.open_polls.max(*max);
-            let PollEnd::Conflict { cause } = poll.end else { continue };
+            let PollEnd::Conflict { cause } = poll.end else {
+                continue;
+            };
             let by_late = poll.evicted_by.is_some_and(|by| late.contains(&by));
             if poll.gone.is_some() {
                 v.conflicts.unseen += 1;
@@ -129,7 +134,11 @@ impl Case<'_> {
     // === windows ===
 
     fn class_at(&self, at: At) -> Class {
-        let hits = |kind| self.marks.iter().any(|(t, m)| m.kind == kind && contains(*t, m, at));
+        let hits = |kind| {
+            self.marks
+                .iter()
+                .any(|(t, m)| m.kind == kind && contains(*t, m, at))
+        };
         if hits(MarkKind::Crash) {
             Class::Crash
         } else if hits(MarkKind::Planned) {
@@ -145,7 +154,10 @@ impl Case<'_> {
         times.extend(update.removed.iter().map(|r| r.at));
         times.extend(update.replies.iter().map(|r| r.at));
         let classes: Vec<Class> = times.into_iter().map(|at| self.class_at(at)).collect();
-        *[Class::Crash, Class::Planned].iter().find(|c| classes.contains(c)).unwrap_or(&Class::Plain)
+        *[Class::Crash, Class::Planned]
+            .iter()
+            .find(|c| classes.contains(c))
+            .unwrap_or(&Class::Plain)
     }
 
     // === pollers ===
@@ -169,20 +181,29 @@ impl Case<'_> {
     fn late(&self, runs: &[Run]) -> Vec<u64> {
         let is_late = |i: usize| {
             let (run, poll) = (runs[i], &self.polls[runs[i].first]);
-            let Some(next) = runs.get(i + 1) else { return false };
+            let Some(next) = runs.get(i + 1) else {
+                return false;
+            };
             let next_at = self.polls[next.first].arrived;
             run.first == run.last
                 && i >= 2
                 && self.lane(runs[i - 1]) == self.lane(*next)
-                && runs[..i - 1].iter().any(|r| self.lane(*r) == self.lane(run))
+                && runs[..i - 1]
+                    .iter()
+                    .any(|r| self.lane(*r) == self.lane(run))
                 && next_at - poll.arrived < LATE_SUCCESSOR
                 && self.class_at(poll.arrived) == Class::Crash
         };
-        (0..runs.len()).filter(|i| is_late(*i)).map(|i| self.polls[runs[i].first].request).collect()
+        (0..runs.len())
+            .filter(|i| is_late(*i))
+            .map(|i| self.polls[runs[i].first].request)
+            .collect()
     }
 
     fn handovers(&self, runs: &[Run], late: &[u64]) -> Vec<Handover> {
-        let tenures = runs.iter().filter(|r| !late.contains(&self.polls[r.first].request));
+        let tenures = runs
+            .iter()
+            .filter(|r| !late.contains(&self.polls[r.first].request));
         let mut handovers = Vec::new();
         let mut old: Option<Run> = None;
         for new in tenures.copied() {
@@ -196,23 +217,36 @@ impl Case<'_> {
 
     fn handover(&self, old: Run, new: Run) -> Handover {
         let at = self.polls[new.first].arrived;
-        let ends = self.polls[old.first..=old.last].iter().map(|p| end(p).unwrap_or(At::MAX));
+        let ends = self.polls[old.first..=old.last]
+            .iter()
+            .map(|p| end(p).unwrap_or(At::MAX));
         let last_end = ends.max().unwrap_or(at);
-        let marks = self.marks.iter().filter(|(t, m)| m.kind != MarkKind::Note && contains(*t, m, at));
+        let marks = self
+            .marks
+            .iter()
+            .filter(|(t, m)| m.kind != MarkKind::Note && contains(*t, m, at));
         Handover {
             at,
             from: self.lane(old).to_owned(),
             to: self.lane(new).to_owned(),
             gap: at.saturating_sub(last_end),
             overlap: last_end >= at,
-            in_window: self.updates.iter().filter(|u| u.pushed.abs_diff(at) <= self.window).count() as u64,
+            in_window: self
+                .updates
+                .iter()
+                .filter(|u| u.pushed.abs_diff(at) <= self.window)
+                .count() as u64,
             crash: self.class_at(at) == Class::Crash,
             marks: marks.map(|(_, m)| m.text.clone()).collect(),
         }
     }
 
     fn in_windows(&self, handovers: &[Handover]) -> u64 {
-        let near = |u: &&UpdateRecord| handovers.iter().any(|h| u.pushed.abs_diff(h.at) <= self.window);
+        let near = |u: &&UpdateRecord| {
+            handovers
+                .iter()
+                .any(|h| u.pushed.abs_diff(h.at) <= self.window)
+        };
         self.updates.iter().filter(near).count() as u64
     }
 
@@ -220,10 +254,16 @@ impl Case<'_> {
         let mut lanes: Vec<LaneVerdict> = Vec::new();
         for run in runs {
             let name = self.lane(*run);
-            let index = lanes.iter().position(|l| l.lane == name).unwrap_or_else(|| {
-                lanes.push(LaneVerdict { lane: name.to_owned(), ..LaneVerdict::default() });
-                lanes.len() - 1
-            });
+            let index = lanes
+                .iter()
+                .position(|l| l.lane == name)
+                .unwrap_or_else(|| {
+                    lanes.push(LaneVerdict {
+                        lane: name.to_owned(),
+                        ..LaneVerdict::default()
+                    });
+                    lanes.len() - 1
+                });
             let lane = &mut lanes[index];
             let polls = &self.polls[run.first..=run.last];
             lane.polls += polls.len() as u64;
@@ -240,7 +280,12 @@ impl Case<'_> {
 
     fn marks(&self) -> Vec<MarkVerdict> {
         let verdict = |(at, mark): &(At, Mark)| {
-            let poller = self.polls.iter().rev().find(|p| p.arrived <= *at).map(|p| p.peer.lane.clone());
+            let poller = self
+                .polls
+                .iter()
+                .rev()
+                .find(|p| p.arrived <= *at)
+                .map(|p| p.peer.lane.clone());
             let mut after = self.polls.iter().filter(|p| p.arrived > *at);
             let next = after.clone().next();
             let other = after.find(|p| poller.as_ref().is_some_and(|lane| *lane != p.peer.lane));
@@ -300,7 +345,10 @@ fn note(ids: &mut Vec<i32>, id: i32) {
 
 impl Verdict {
     pub(crate) fn of(bots: Vec<BotVerdict>) -> Self {
-        let mut total = Total { bots: bots.len() as u64, ..Total::default() };
+        let mut total = Total {
+            bots: bots.len() as u64,
+            ..Total::default()
+        };
         for bot in &bots {
             total.updates += bot.updates;
             total.answered += bot.answered;
