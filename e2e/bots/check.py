@@ -136,34 +136,37 @@ def until(what, condition, seconds=20):
 
 
 def trial(emulator, bot, token, handler_ms, log, body):
+    """Starts the bot, waits for its first poll, and calls body(seconds that this took)."""
     emulator.call("/bots", {"token": token, "username": f"check_{token.split(':')[0]}_bot"})
+    begin = time.monotonic()
     bot.start(token, emulator, handler_ms, log)
     try:
         polling = lambda: emulator.call(f"/polls?token={token}")  # noqa: E731
         until("the bot polls", lambda: bot.outer.poll() is not None or polling())
         if bot.outer.poll() is not None:
             raise Failed(f"the bot ended with {bot.outer.returncode}")
-        return body()
+        return body(time.monotonic() - begin)
     finally:
         bot.kill()
 
 
-def quiet(emulator, bot, token):
+def quiet(emulator, bot, token, began):
     emulator.call("/push", {"token": token, "count": 3, "chat": 1})
     until("three updates are answered", lambda: all(u["replies"] for u in emulator.updates(token)))
     status = Path(f"/proc/{bot.pid()}/status").read_text()
     if f"Uid:\t{UID}\t{UID}" not in status:
         raise Failed("it does not run as the uid that it was given")
+    memory = int(status.partition("VmRSS:")[2].split()[0]) // 1024
     code, seconds = bot.terminate()
     replies = [len(u["replies"]) for u in emulator.updates(token)]
     if replies != [1, 1, 1]:
         raise Failed(f"replies to the three updates: {replies}")
     if code != 0:
         raise Failed(f"exit code {code} after SIGTERM")
-    return f"ends with 0 in {seconds:.1f} s"
+    return f"polls {began:.1f} s after its start, {memory} MiB; SIGTERM: exit 0 in {seconds:.1f} s"
 
 
-def busy(emulator, bot, token):
+def busy(emulator, bot, token, _):
     for chat in (1, 2, 3):
         emulator.call("/push", {"token": token, "count": 1, "chat": chat})
     until("an update is delivered", lambda: any(u["deliveries"] for u in emulator.updates(token)))
@@ -190,7 +193,7 @@ def main():
                 token = f"{1000 + number}{int(name == 'busy')}:check"
                 with open(folder / f"{library}-{name}.log", "w+") as log:
                     try:
-                        result = trial(emulator, bot, token, handler_ms, log, lambda: body(emulator, bot, token))
+                        result = trial(emulator, bot, token, handler_ms, log, lambda began: body(emulator, bot, token, began))
                     except Failed as error:
                         failed += 1
                         log.seek(0)
