@@ -241,6 +241,6 @@ fn own_images(go: &Path, bin: &Path, kubernetes: &str) -> Result<()> {
     run(command(["gcc", "-Os", "-static", "-s", &format!("-DVERSION=v{kubernetes}"), "-o"])
         .arg(&pause)
         .arg(Path::new(folder).join("build/pause/linux/pause.c")))?;
-    images::single_program(&pause, PAUSE, &bin.join("images/pause.tar"))?;
-    images::single_program(&bin.join("coredns"), dns::IMAGE, &bin.join("images/coredns.tar"))
+    images::write_image(&pause, PAUSE, &bin.join("images/pause.tar"))?;
+    images::write_image(&bin.join("coredns"), dns::IMAGE, &bin.join("images/coredns.tar"))
 }

@@ -88,13 +88,15 @@ pub(crate) fn start_controllers(layout: &Layout, stop: &Stop) -> Result<()> {
     })?;
     let inside = layout.enter(&layout.namespace(), None)?;
     let p = layout.pki().display().to_string();
+    // With its usual 20 calls a second it would need four seconds to start, one per controller's account.
     let manager = words(
         layout,
         "kube-controller-manager",
         &format!(
             "--kubeconfig={p}/controller-manager.conf --service-account-private-key-file={p}/sa.key --root-ca-file={p}/ca.crt \
              --cluster-signing-cert-file={p}/ca.crt --cluster-signing-key-file={p}/ca.key --flex-volume-plugin-dir={} \
-             --use-service-account-credentials --leader-elect=false --bind-address=127.0.0.1 --node-monitor-grace-period=20s",
+             --use-service-account-credentials --leader-elect=false --bind-address=127.0.0.1 --node-monitor-grace-period=20s \
+             --kube-api-qps=200 --kube-api-burst=400",
             layout.folder.join("volumeplugins").display()
         ),
     );

@@ -175,16 +175,13 @@ impl Cluster {
         let number = self.number(node)?;
         let layout = &self.layout;
         sh_words(&format!("ip -n {} link set n{number} down", layout.namespace()))?;
-        for daemon in ["kubelet", "containerd", "kube-proxy"] {
-            if let Some(pid) = layout.pid(&format!("{daemon}-{number}")) {
-                process::signal(pid, rustix::process::Signal::KILL);
-            }
-        }
+        let daemons = ["kubelet", "containerd", "kube-proxy"].map(|daemon| layout.pid(&format!("{daemon}-{number}")));
         let folder = layout.node_folder(number);
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             let mut left = cgroups::processes(&layout.cgroup(), &format!("/{}/node-{number}", layout.cgroup()));
             left.extend(process::all_pids().into_iter().filter(|pid| is_shim(*pid, &folder, layout)));
+            left.extend(daemons.iter().flatten());
             left.retain(|pid| process::state(*pid).is_some_and(|state| state != 'Z'));
             if left.is_empty() {
                 return Ok(());
@@ -254,24 +251,28 @@ impl Cluster {
         let own = place.address.with_context(|| format!("{}/{} has no address yet", pod.namespace, pod.name))?;
         let mut rules = Vec::new();
         if direction.outgoing() {
-            rules.push(format!("-s {own} -d {from}"));
+            // Before a service's address is replaced by that of a pod behind it.
+            rules.push(format!("-A POLLUX-IN -s {own} -d {from}"));
         }
         if direction.incoming() {
-            rules.push(format!("-d {own} -s {from}"));
-            // Answers of a service come from the pod behind it: the kernel still knows whom the call was for.
-            rules.push(format!("-d {own} -m conntrack --ctorigdst {from}"));
+            rules.push(format!("-A POLLUX-OUT -d {own} -s {from}"));
+            // Answers of a service come from the pod behind it, but the kernel knows whom the call was for. On the way out,
+            // when the pod's own address is back in a call that it made to itself.
+            rules.push(format!("-A POLLUX-OUT -d {own} -m conntrack --ctorigdst {from}"));
         }
         let comment = format!("-m comment --comment {}", place.uid);
-        rules.iter().try_for_each(|rule| iptables(&self.layout, place.node, &format!("-A POLLUX-IN {rule} {comment} -j DROP")).map(drop))
+        rules.iter().try_for_each(|rule| iptables(&self.layout, place.node, &format!("{rule} {comment} -j DROP")).map(drop))
     }
 
-    /// Ends all cuts of a pod, also of one that is gone by now.
+    /// Ends all cuts of a pod. (Those of one that is gone end with [`Cluster::heal_node`].)
     pub fn heal_pod(&self, pod: &Pod) -> Result<()> {
         let place = self.place(pod)?;
-        let rules = iptables(&self.layout, place.node, "-S POLLUX-IN")?;
-        for rule in rules.lines().filter(|rule| rule.contains(&place.uid)) {
-            let rule = rule.replacen("-A ", "-D ", 1).replace('"', "");
-            iptables(&self.layout, place.node, &rule)?;
+        for (chain, _) in CHAINS {
+            let rules = iptables(&self.layout, place.node, &format!("-S {chain}"))?;
+            for rule in rules.lines().filter(|rule| rule.contains(&place.uid)) {
+                let rule = rule.replacen("-A ", "-D ", 1).replace('"', "");
+                iptables(&self.layout, place.node, &rule)?;
+            }
         }
         Ok(())
     }

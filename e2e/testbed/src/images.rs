@@ -12,8 +12,8 @@ use crate::process::run;
 
 const BLOCK: usize = 512;
 
-/// Writes an archive (as `docker save` does) of an image with one file in its root, which is also its entry point.
-pub(crate) fn single_program(program: &Path, name: &str, to: &Path) -> Result<()> {
+/// Writes an archive (as `docker save` does) of an image with one static program in its root, which is its entry point.
+pub fn write_image(program: &Path, name: &str, to: &Path) -> Result<()> {
     let file = program.file_name().context("a program has a name")?.to_string_lossy();
     let content = fs::read(program).with_context(|| format!("no {}", program.display()))?;
     let layer = tar(&[(&file, 0o755, &content)])?;
@@ -87,7 +87,7 @@ mod tests {
         let program = folder.path().join("hello");
         fs::write(&program, vec![7; 1000]).unwrap();
         let archive = folder.path().join("image.tar");
-        single_program(&program, "localhost/test/hello:1", &archive).unwrap();
+        write_image(&program, "localhost/test/hello:1", &archive).unwrap();
 
         let listed = run(Command::new("tar").arg("-xvf").arg(&archive).arg("-C").arg(folder.path())).unwrap();
         assert!(listed.contains("manifest.json"), "{listed}");

@@ -47,6 +47,7 @@ pub use build::build;
 pub use cluster::{Cluster, Options, Status};
 pub use faults::{Direction, Pod, Signal};
 pub use forward::serve as serve_forward;
+pub use images::write_image;
 pub use paths::cache;
 pub use process::Stop;
 pub use versions::Versions;
