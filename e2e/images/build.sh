@@ -283,7 +283,7 @@ stage_node() {
 
 # A target directory of its own: it shares no lock with the workspace's builds.
 stage_rust() {
-    say e2e-bot-teloxide "cargo build (~2 min)"
+    say e2e-bot-teloxide "cargo build (~1 min)"
     (cd "$BOT" && cargo build --quiet --locked --target-dir "$TARGET/bots")
     strip -o "$CONTEXT/bot-teloxide" "$TARGET/bots/$(rustc -vV | sed -n 's/^host: //p')/debug/bot-teloxide"
 }
