@@ -39,31 +39,12 @@ impl Strategy {
 
 impl Plain {
     /// Makes the bot known and starts its Deployment.
-    pub(crate) async fn start(
-        world: &World,
-        library: Library,
-        strategy: Strategy,
-        id: u32,
-    ) -> Result<Self> {
-        let name = format!(
-            "{}-plain-{}",
-            library.short(),
-            strategy.name().to_lowercase()
-        );
+    pub(crate) async fn start(world: &World, library: Library, strategy: Strategy, id: u32) -> Result<Self> {
+        let name = format!("{}-plain-{}", library.short(), strategy.name().to_lowercase());
         let token = format!("{id}:e2e-canary-{name}");
-        world
-            .emulator
-            .add_bot(&token, &name.replace('-', "_"))
-            .await?;
-        world
-            .apply(&secret(&format!("{name}-token"), &token))
-            .await?;
-        let plain = Self {
-            name,
-            library,
-            strategy,
-            token,
-        };
+        world.emulator.add_bot(&token, &name.replace('-', "_")).await?;
+        world.apply(&secret(&format!("{name}-token"), &token)).await?;
+        let plain = Self { name, library, strategy, token };
         plain.roll(world, 1).await?;
         Ok(plain)
     }

@@ -40,13 +40,8 @@ pub(crate) struct Leader {
 // === impl Library ===
 
 impl Library {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::PythonTelegramBot,
-        Self::Aiogram,
-        Self::Grammy,
-        Self::Telegraf,
-        Self::Teloxide,
-    ];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::PythonTelegramBot, Self::Aiogram, Self::Grammy, Self::Telegraf, Self::Teloxide];
 
     /// The short name: of the folder under e2e/bots, and of the image.
     pub(crate) const fn short(self) -> &'static str {
@@ -67,18 +62,8 @@ impl Library {
 // === impl Bot ===
 
 impl Bot {
-    pub(crate) fn new(
-        client: kube::Client,
-        namespace: &str,
-        name: &str,
-        library: Library,
-        token: &str,
-    ) -> Self {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(
-            "pollux.dev",
-            "v1alpha1",
-            "TelegramBot",
-        ));
+    pub(crate) fn new(client: kube::Client, namespace: &str, name: &str, library: Library, token: &str) -> Self {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("pollux.dev", "v1alpha1", "TelegramBot"));
         Self {
             name: name.to_owned(),
             library,
@@ -128,9 +113,7 @@ impl Bot {
     }
 
     pub(crate) async fn delete(&self) -> Result<()> {
-        self.resources
-            .delete(&self.name, &Default::default())
-            .await?;
+        self.resources.delete(&self.name, &Default::default()).await?;
         Ok(())
     }
 
@@ -140,12 +123,7 @@ impl Bot {
 
     /// The status; an empty object while there is none.
     pub(crate) async fn status(&self) -> Result<Value> {
-        Ok(self
-            .object()
-            .await?
-            .get("status")
-            .cloned()
-            .unwrap_or_else(|| json!({})))
+        Ok(self.object().await?.get("status").cloned().unwrap_or_else(|| json!({})))
     }
 
     /// Waits until the manifest as it is now runs completely and somebody leads.
@@ -156,9 +134,7 @@ impl Bot {
             let status = &object["status"];
             let ready = condition(status, "Ready").is_some_and(|c| c["status"] == "True");
             Ok(match leader(status) {
-                Some(leader) if ready && status["observedGeneration"] == *generation => {
-                    Look::Yes(leader)
-                }
+                Some(leader) if ready && status["observedGeneration"] == *generation => Look::Yes(leader),
                 _ => Look::NotYet(format!("generation {generation}, status {status}")),
             })
         })
@@ -166,35 +142,21 @@ impl Bot {
     }
 
     /// Waits until a condition has this reason, and gives its message.
-    pub(crate) async fn wait_reason(
-        &self,
-        kind: &str,
-        reason: &str,
-        limit: Duration,
-    ) -> Result<String> {
-        until(
-            &format!("{}'s condition {kind} to be {reason}", self.name),
-            limit,
-            || async {
-                let status = self.status().await?;
-                Ok(match condition(&status, kind) {
-                    Some(c) if c["reason"] == reason => {
-                        Look::Yes(c["message"].as_str().unwrap_or_default().to_owned())
-                    }
-                    other => Look::NotYet(format!("{other:?}")),
-                })
-            },
-        )
+    pub(crate) async fn wait_reason(&self, kind: &str, reason: &str, limit: Duration) -> Result<String> {
+        until(&format!("{}'s condition {kind} to be {reason}", self.name), limit, || async {
+            let status = self.status().await?;
+            Ok(match condition(&status, kind) {
+                Some(c) if c["reason"] == reason => Look::Yes(c["message"].as_str().unwrap_or_default().to_owned()),
+                other => Look::NotYet(format!("{other:?}")),
+            })
+        })
         .await
     }
 }
 
 /// The condition of a type in a status.
 pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
-    status["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == kind)
+    status["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
 }
 
 /// The leader that a status names.

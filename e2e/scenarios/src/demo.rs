@@ -12,11 +12,7 @@ use crate::scenarios::{load, version};
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
 
-const LIBRARIES: [Library; 3] = [
-    Library::PythonTelegramBot,
-    Library::Grammy,
-    Library::Aiogram,
-];
+const LIBRARIES: [Library; 3] = [Library::PythonTelegramBot, Library::Grammy, Library::Aiogram];
 const SEED: u64 = 1;
 /// Nothing was answered for this long: nothing will be.
 const STILL: Duration = Duration::from_secs(15);
@@ -49,30 +45,16 @@ pub(crate) async fn run() -> Result<()> {
     println!(
         "A two-node cluster, three bots with Pollux, and the same bots as plain Deployments, all on this machine."
     );
-    println!(
-        "The bots talk to an emulator of Telegram's Bot API; no message leaves this machine.\n"
-    );
+    println!("The bots talk to an emulator of Telegram's Bot API; no message leaves this machine.\n");
     let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
-    let world = World::up(Options {
-        name: "demo".into(),
-        nodes: 2,
-        kubernetes: version,
-        ..Options::default()
-    })
-    .await?;
+    let world = World::up(Options { name: "demo".into(), nodes: 2, kubernetes: version, ..Options::default() }).await?;
     let lanes = lanes_page(&world).await?;
     println!("\nWatch it live: {lanes}\n");
 
     let (bots, plains) = start(&world).await?;
-    let timeline = Timeline {
-        started: Instant::now(),
-    };
+    let timeline = Timeline { started: Instant::now() };
     timeline.say("load begins: 5 messages a second for each bot, bursts of 8 every 10 s");
-    for token in bots
-        .iter()
-        .map(|b| &b.token)
-        .chain(plains.iter().map(|p| &p.token))
-    {
+    for token in bots.iter().map(|b| &b.token).chain(plains.iter().map(|p| &p.token)) {
         world.emulator.start_load(token, &load(SEED)).await?;
     }
     answered_at_least(&world, &bots, 20).await?;
@@ -120,15 +102,11 @@ async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]
     }
     for bot in bots {
         let leader = bot.wait_ready(PATIENCE).await?;
-        world
-            .deployment_rolled_out(BOTS, &bot.name, PATIENCE)
-            .await?;
+        world.deployment_rolled_out(BOTS, &bot.name, PATIENCE).await?;
         timeline.say(&format!("{:<8} rolled out; {} leads", bot.name, leader.pod));
     }
     for plain in plains {
-        world
-            .deployment_rolled_out(BOTS, &plain.name, PATIENCE)
-            .await?;
+        world.deployment_rolled_out(BOTS, &plain.name, PATIENCE).await?;
     }
     timeline.say("the plain Deployments are rolled out too");
     Ok(())
@@ -136,38 +114,23 @@ async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]
 
 async fn kill(world: &World, timeline: &Timeline, bot: &Bot) -> Result<()> {
     let leader = bot.wait_ready(PATIENCE).await?;
-    let struck = world
-        .emulator
-        .mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30))
-        .await?;
-    timeline.say(&format!(
-        "kill -9 of {}, the leader of {}",
-        leader.pod, bot.name
-    ));
+    let struck = world.emulator.mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30)).await?;
+    timeline.say(&format!("kill -9 of {}, the leader of {}", leader.pod, bot.name));
     let (cluster, pod) = (world.cluster.clone(), Pod::new(BOTS, &leader.pod));
     blocking(move || cluster.signal(&pod, Some("bot"), Signal::Kill)).await?;
     let next = until("the next poll", PATIENCE, || async {
         let polls = world.emulator.polls(&bot.token).await?;
-        let next = polls
-            .into_iter()
-            .find(|p| p.arrived > struck && p.peer.lane != leader.pod);
+        let next = polls.into_iter().find(|p| p.arrived > struck && p.peer.lane != leader.pod);
         Ok(next.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
     })
     .await?;
-    timeline.say(&format!(
-        "{} polls, {} ms after the kill",
-        next.peer.lane,
-        (next.arrived - struck).as_millis()
-    ));
+    timeline.say(&format!("{} polls, {} ms after the kill", next.peer.lane, (next.arrived - struck).as_millis()));
     bot.wait_ready(PATIENCE).await.map(drop)
 }
 
 async fn drain(world: &World, timeline: &Timeline, bots: &[Bot]) -> Result<()> {
     for bot in bots {
-        world
-            .emulator
-            .mark_planned(&bot.token, &format!("drain of {DRAINED}"))
-            .await?;
+        world.emulator.mark_planned(&bot.token, &format!("drain of {DRAINED}")).await?;
     }
     timeline.say(&format!("kubectl drain {DRAINED}"));
     let cluster = world.cluster.clone();
@@ -177,10 +140,7 @@ async fn drain(world: &World, timeline: &Timeline, bots: &[Bot]) -> Result<()> {
     blocking(move || cluster.uncordon(DRAINED)).await?;
     for bot in bots {
         let leader = bot.wait_ready(PATIENCE).await?;
-        timeline.say(&format!(
-            "{:<8} is led by {} on {}",
-            bot.name, leader.pod, leader.node
-        ));
+        timeline.say(&format!("{:<8} is led by {} on {}", bot.name, leader.pod, leader.node));
     }
     Ok(())
 }
@@ -189,11 +149,7 @@ async fn answered_at_least(world: &World, bots: &[Bot], count: u64) -> Result<()
     for bot in bots {
         until(&format!("{} to answer", bot.name), PATIENCE, || async {
             let answered = world.emulator.verdict(&bot.token).await?.answered;
-            Ok(if answered >= count {
-                Look::Yes(())
-            } else {
-                Look::NotYet(format!("{answered} answers"))
-            })
+            Ok(if answered >= count { Look::Yes(()) } else { Look::NotYet(format!("{answered} answers")) })
         })
         .await?;
     }
@@ -201,23 +157,14 @@ async fn answered_at_least(world: &World, bots: &[Bot], count: u64) -> Result<()
 }
 
 /// The plain Deployments end their load here: what comes after the rollout is done to Pollux's bots alone.
-async fn rows(
-    world: &World,
-    bots: &[Bot],
-    plains: &[Plain],
-    timeline: &Timeline,
-) -> Result<Vec<Row>> {
+async fn rows(world: &World, bots: &[Bot], plains: &[Plain], timeline: &Timeline) -> Result<Vec<Row>> {
     for plain in plains {
         world.emulator.stop_load(&plain.token).await?;
     }
     settled(world, plains.iter().map(|plain| &plain.token)).await?;
     let mut rows = Vec::new();
     for bot in bots {
-        rows.push(Row {
-            library: bot.library,
-            way: "Pollux",
-            verdict: world.emulator.verdict(&bot.token).await?,
-        });
+        rows.push(Row { library: bot.library, way: "Pollux", verdict: world.emulator.verdict(&bot.token).await? });
     }
     for plain in plains {
         rows.push(Row {
@@ -258,10 +205,7 @@ async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<(
         "  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>16}",
         "library", "run by", "messages", "LOST", "ANSWERED", "409", "longest silence"
     );
-    println!(
-        "  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>16}",
-        "", "", "", "", "TWICE", "", ""
-    );
+    println!("  {:<9} {:<14} {:>8} {:>6} {:>9} {:>5} {:>16}", "", "", "", "", "TWICE", "", "");
     for row in planned {
         let v = &row.verdict;
         println!(
@@ -290,42 +234,25 @@ async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<(
         }
         println!(
             "  {:<9} {} messages, {} lost, {} answered twice, {} conflicts; by the kill: {} lost, {} answered twice",
-            bot.name,
-            v.updates,
-            v.counts.lost,
-            v.counts.dup,
-            v.counts.conflict,
-            v.crash.lost,
-            v.crash.dup
+            bot.name, v.updates, v.counts.lost, v.counts.dup, v.counts.conflict, v.crash.lost, v.crash.dup
         );
     }
     println!(
         "\n$ kubectl get telegrambots -n {BOTS}\n{}",
-        world
-            .run("kubectl", &["get", "telegrambots", "-n", BOTS])
-            .await?
+        world.run("kubectl", &["get", "telegrambots", "-n", BOTS]).await?
     );
     Ok(())
 }
 
 async fn lanes_page(world: &World) -> Result<String> {
     let cluster = world.cluster.clone();
-    let address =
-        blocking(move || cluster.forward(&format!("service/{TELEGRAM}/botapi:8090"), 0)).await?;
+    let address = blocking(move || cluster.forward(&format!("service/{TELEGRAM}/botapi:8090"), 0)).await?;
     Ok(format!("http://{address}/"))
 }
 
 async fn farewell(world: &World, lanes: &str) -> Result<()> {
     println!("The cluster stays up. To try next:\n");
-    println!(
-        "  . {}/env",
-        world
-            .cluster
-            .kubeconfig()
-            .parent()
-            .unwrap_or(world.cluster.kubeconfig())
-            .display()
-    );
+    println!("  . {}/env", world.cluster.kubeconfig().parent().unwrap_or(world.cluster.kubeconfig()).display());
     println!("  kubectl get telegrambots -n {BOTS} -o wide -w");
     println!("  kubectl delete pod -n {BOTS} -l pollux.dev/bot=grammy --wait=false");
     println!(

@@ -29,19 +29,14 @@ impl Emulator {
 
     /// Makes a bot known under its token.
     pub(crate) async fn add_bot(&self, token: &str, username: &str) -> Result<()> {
-        self.post::<Value>("/bots", &json!({"token": token, "username": username}))
-            .await
-            .map(drop)
+        self.post::<Value>("/bots", &json!({"token": token, "username": username})).await.map(drop)
     }
 
     /// Takes a bot's token back: every call with it is answered 401 from now on.
     pub(crate) async fn revoke(&self, token: &str) -> Result<()> {
-        self.post::<Value>(
-            "/faults",
-            &json!({"token": token, "method": "*", "kind": "401", "count": null}),
-        )
-        .await
-        .map(drop)
+        self.post::<Value>("/faults", &json!({"token": token, "method": "*", "kind": "401", "count": null}))
+            .await
+            .map(drop)
     }
 
     /// Starts sending messages to a bot.
@@ -53,45 +48,28 @@ impl Emulator {
 
     /// Puts `count` messages into a bot's queue at once.
     pub(crate) async fn push(&self, token: &str, count: u32) -> Result<()> {
-        self.post::<Value>("/push", &json!({"token": token, "count": count, "chat": 1}))
-            .await
-            .map(drop)
+        self.post::<Value>("/push", &json!({"token": token, "count": count, "chat": 1})).await.map(drop)
     }
 
     /// Marks the begin of something gentle, and says when that was on the emulator's clock.
     pub(crate) async fn mark_planned(&self, token: &str, text: &str) -> Result<Duration> {
-        self.mark(Mark::new(MarkKind::Planned, text).of(token))
-            .await
+        self.mark(Mark::new(MarkKind::Planned, text).of(token)).await
     }
 
     /// Marks the begin of a kill, a pause or a cut: what is lost until `after` is counted apart.
-    pub(crate) async fn mark_crash(
-        &self,
-        token: &str,
-        text: &str,
-        after: Duration,
-    ) -> Result<Duration> {
-        self.mark(
-            Mark::new(MarkKind::Crash, text)
-                .of(token)
-                .window(CRASH_BEFORE, after),
-        )
-        .await
+    pub(crate) async fn mark_crash(&self, token: &str, text: &str, after: Duration) -> Result<Duration> {
+        self.mark(Mark::new(MarkKind::Crash, text).of(token).window(CRASH_BEFORE, after)).await
     }
 
     async fn mark(&self, mark: Mark) -> Result<Duration> {
         let answer: Value = self.post("/marks", &serde_json::to_value(mark)?).await?;
-        let at = answer["at_ms"]
-            .as_f64()
-            .context("the emulator does not say when the mark was put")?;
+        let at = answer["at_ms"].as_f64().context("the emulator does not say when the mark was put")?;
         Ok(Duration::try_from_secs_f64(at / 1000.0)?)
     }
 
     /// Names the pod behind an address.
     pub(crate) async fn name_lane(&self, ip: &str, pod: &str) -> Result<()> {
-        self.post::<Value>("/lanes", &json!({"ip": ip, "pod": pod}))
-            .await
-            .map(drop)
+        self.post::<Value>("/lanes", &json!({"ip": ip, "pod": pod})).await.map(drop)
     }
 
     /// What became of the messages of one bot.
@@ -106,8 +84,7 @@ impl Emulator {
 
     /// Ends a bot's load.
     pub(crate) async fn stop_load(&self, token: &str) -> Result<()> {
-        let request =
-            http::Request::delete(format!("{}/load?token={token}", self.base)).body(Vec::new())?;
+        let request = http::Request::delete(format!("{}/load?token={token}", self.base)).body(Vec::new())?;
         self.send::<Value>("/load", request).await.map(drop)
     }
 
@@ -123,11 +100,7 @@ impl Emulator {
         self.send(path, request).await
     }
 
-    async fn send<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        request: http::Request<Vec<u8>>,
-    ) -> Result<T> {
+    async fn send<T: DeserializeOwned>(&self, path: &str, request: http::Request<Vec<u8>>) -> Result<T> {
         let path = path.split('?').next().unwrap_or_default();
         tokio::time::timeout(Duration::from_secs(20), self.client.request(request))
             .await

@@ -35,37 +35,15 @@ async fn prepare(world: &World) -> Result<()> {
         .apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata("fields-env"), "data": {"FROM_MAP": "seen"}}))
         .await?;
     world.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata("fields-account")})).await?;
-    let uri = world
-        .run(
-            "kubectl",
-            &[
-                "get",
-                "secret",
-                "-n",
-                BOTS,
-                "pollux-lease",
-                "-o",
-                "jsonpath={.data.uri}",
-            ],
-        )
-        .await?;
+    let uri =
+        world.run("kubectl", &["get", "secret", "-n", BOTS, "pollux-lease", "-o", "jsonpath={.data.uri}"]).await?;
     world
-        .apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("fields-lease"), "data": {"dsn": uri}}))
-        .await?;
-    let token = world
-        .run(
-            "kubectl",
-            &[
-                "get",
-                "secret",
-                "-n",
-                BOTS,
-                "fields-token",
-                "-o",
-                "jsonpath={.data.token}",
-            ],
+        .apply(
+            &json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("fields-lease"), "data": {"dsn": uri}}),
         )
         .await?;
+    let token =
+        world.run("kubectl", &["get", "secret", "-n", BOTS, "fields-token", "-o", "jsonpath={.data.token}"]).await?;
     world
         .apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("fields-other-token"), "data": {"other": token}}))
         .await
@@ -91,34 +69,20 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
     }))
     .await?;
     let leader = bot.wait_ready(PATIENCE).await?;
-    world
-        .deployment_rolled_out(BOTS, &bot.name, PATIENCE)
-        .await?;
+    world.deployment_rolled_out(BOTS, &bot.name, PATIENCE).await?;
     let pod = only_pod(world, bot).await?;
     let spec = pod.spec.context("a pod without a spec")?;
     let labels = pod.metadata.labels.unwrap_or_default();
-    ensure!(
-        labels.get("fields").is_some_and(|v| v == "seen"),
-        "podTemplate: the pod's labels are {labels:?}"
-    );
-    ensure!(
-        spec.host_aliases.as_ref().is_some_and(|a| a.len() == 1),
-        "podTemplate: no host alias"
-    );
+    ensure!(labels.get("fields").is_some_and(|v| v == "seen"), "podTemplate: the pod's labels are {labels:?}");
+    ensure!(spec.host_aliases.as_ref().is_some_and(|a| a.len() == 1), "podTemplate: no host alias");
     ensure!(
         spec.termination_grace_period_seconds == Some(32),
         "grace period {:?}, expected 7 + 15 + 10",
         spec.termination_grace_period_seconds
     );
+    ensure!(spec.service_account_name.as_deref() == Some("fields-account"), "account {:?}", spec.service_account_name);
     ensure!(
-        spec.service_account_name.as_deref() == Some("fields-account"),
-        "account {:?}",
-        spec.service_account_name
-    );
-    ensure!(
-        spec.image_pull_secrets
-            .as_ref()
-            .is_some_and(|s| s.iter().any(|s| s.name == "fields-registry")),
+        spec.image_pull_secrets.as_ref().is_some_and(|s| s.iter().any(|s| s.name == "fields-registry")),
         "imagePullSecrets"
     );
     let container = container(&spec, "bot")?;
@@ -131,72 +95,35 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
     let name = PodName::new(BOTS, &leader.pod);
     let (commandline, environ) = process(world, &name, "bot").await?;
     ensure!(
-        commandline.ends_with(&[
-            "node".into(),
-            "bot.mjs".into(),
-            "--seen-by-the-process".into()
-        ]),
+        commandline.ends_with(&["node".into(), "bot.mjs".into(), "--seen-by-the-process".into()]),
         "command and args: {commandline:?}"
     );
     for wanted in ["FROM_SPEC=seen", "FROM_MAP=seen", "HANDLER_MS=50"] {
-        ensure!(
-            environ.iter().any(|e| e == wanted),
-            "{wanted} is not in the process's environment"
-        );
+        ensure!(environ.iter().any(|e| e == wanted), "{wanted} is not in the process's environment");
     }
-    ensure!(
-        !environ.iter().any(|e| e.contains("e2e-canary")),
-        "the token is in the bot's environment"
-    );
+    ensure!(!environ.iter().any(|e| e.contains("e2e-canary")), "the token is in the bot's environment");
     for (container, limit) in [("bot", 201_u64 << 20), ("agent", 63 << 20)] {
         let found = memory_limit(world, &name, container).await?;
-        ensure!(
-            found == limit,
-            "memory limit of {container}: {found}, expected {limit}"
-        );
+        ensure!(found == limit, "memory limit of {container}: {found}, expected {limit}");
     }
-    let agent = world
-        .run("kubectl", &["logs", "-n", BOTS, &leader.pod, "-c", "agent"])
-        .await?;
-    ensure!(
-        agent.contains("DEBUG"),
-        "logLevel debug, but the agent's log has no such line"
-    );
-    ensure!(
-        !agent.contains("e2e-canary"),
-        "the token is in the agent's log"
-    );
+    let agent = world.run("kubectl", &["logs", "-n", BOTS, &leader.pod, "-c", "agent"]).await?;
+    ensure!(agent.contains("DEBUG"), "logLevel debug, but the agent's log has no such line");
+    ensure!(!agent.contains("e2e-canary"), "the token is in the agent's log");
     Ok(())
 }
 
 async fn hot(world: &World, bot: &Bot) -> Result<()> {
     let before = bot.wait_ready(PATIENCE).await?;
-    bot.change(&json!({"polling": {"longPollTimeoutSeconds": 3}, "lease": {"durationSeconds": 6}}))
-        .await?;
+    bot.change(&json!({"polling": {"longPollTimeoutSeconds": 3}, "lease": {"durationSeconds": 6}})).await?;
     until("polls of at most 3 s", PATIENCE, || async {
         let polls = world.emulator.polls(&bot.token).await?;
-        let last: Vec<i32> = polls
-            .iter()
-            .rev()
-            .take(2)
-            .map(|poll| poll.timeout)
-            .collect();
-        Ok(if last.iter().all(|t| *t <= 3) {
-            Look::Yes(())
-        } else {
-            Look::NotYet(format!("{last:?}"))
-        })
+        let last: Vec<i32> = polls.iter().rev().take(2).map(|poll| poll.timeout).collect();
+        Ok(if last.iter().all(|t| *t <= 3) { Look::Yes(()) } else { Look::NotYet(format!("{last:?}")) })
     })
     .await?;
     until("a lease of 6 s", PATIENCE, || async {
-        let ttl = world
-            .psql("select extract(epoch from ttl)::int from pollux.lease where bot_id = 1000021")
-            .await?;
-        Ok(if ttl.trim() == "6" {
-            Look::Yes(())
-        } else {
-            Look::NotYet(ttl)
-        })
+        let ttl = world.psql("select ttl_ms / 1000 from pollux.lease where bot_id = 1000021").await?;
+        Ok(if ttl.trim() == "6" { Look::Yes(()) } else { Look::NotYet(ttl) })
     })
     .await?;
     let after = bot.wait_ready(PATIENCE).await?;
@@ -208,22 +135,14 @@ async fn hot(world: &World, bot: &Bot) -> Result<()> {
 }
 
 async fn scale_and_suspend(world: &World, bot: &Bot) -> Result<()> {
-    world
-        .run(
-            "kubectl",
-            &["scale", "-n", BOTS, "telegrambot/fields", "--replicas=2"],
-        )
-        .await?;
+    world.run("kubectl", &["scale", "-n", BOTS, "telegrambot/fields", "--replicas=2"]).await?;
     pods(world, bot, 2).await?;
     bot.wait_ready(PATIENCE).await?;
     bot.change(&json!({"suspend": true})).await?;
     pods(world, bot, 0).await?;
-    let holder = world
-        .psql("select count(*) from pollux.lease where bot_id = 1000021 and holder is null")
-        .await?;
+    let holder = world.psql("select count(*) from pollux.lease where bot_id = 1000021 and holder is null").await?;
     ensure!(holder.trim() == "1", "suspended, but the lease is held");
-    bot.change(&json!({"suspend": false, "replicas": 1}))
-        .await?;
+    bot.change(&json!({"suspend": false, "replicas": 1})).await?;
     pods(world, bot, 1).await?;
     bot.wait_ready(PATIENCE).await.map(drop)
 }
@@ -231,21 +150,12 @@ async fn scale_and_suspend(world: &World, bot: &Bot) -> Result<()> {
 /// The image of the agent: one that does not exist is named, and the old pod goes on.
 async fn agent_image(world: &World, bot: &Bot) -> Result<()> {
     let before = bot.wait_ready(PATIENCE).await?;
-    bot.change(&json!({"agent": {"image": "ghcr.io/pollux-operator/no-such-agent:dev"}}))
-        .await?;
-    let message = bot
-        .wait_reason("Progressing", "ImagePullBackOff", Duration::from_secs(30))
-        .await?;
-    ensure!(
-        message.contains("no-such-agent"),
-        "the message does not name the image: {message}"
-    );
+    bot.change(&json!({"agent": {"image": "ghcr.io/pollux-operator/no-such-agent:dev"}})).await?;
+    let message = bot.wait_reason("Progressing", "ImagePullBackOff", Duration::from_secs(30)).await?;
+    ensure!(message.contains("no-such-agent"), "the message does not name the image: {message}");
     bot.change(&json!({"agent": {"image": null}})).await?;
     let after = bot.wait_ready(PATIENCE).await?;
-    ensure!(
-        before.pod == after.pod,
-        "a bad agent image changed the leader"
-    );
+    ensure!(before.pod == after.pod, "a bad agent image changed the leader");
     pods(world, bot, 1).await
 }
 
@@ -253,34 +163,17 @@ async fn no_children(world: &World, bot: &Bot) -> Result<()> {
     until("the children to be gone", PATIENCE, || async {
         let selector = format!("pollux.dev/bot={}", bot.name);
         let kinds = "deployments,pods,serviceaccounts,poddisruptionbudgets,controllerrevisions";
-        let left = world
-            .run(
-                "kubectl",
-                &["get", kinds, "-n", BOTS, "-l", &selector, "-o", "name"],
-            )
-            .await?;
-        Ok(if left.trim().is_empty() {
-            Look::Yes(())
-        } else {
-            Look::NotYet(left)
-        })
+        let left = world.run("kubectl", &["get", kinds, "-n", BOTS, "-l", &selector, "-o", "name"]).await?;
+        Ok(if left.trim().is_empty() { Look::Yes(()) } else { Look::NotYet(left) })
     })
     .await
 }
 
 async fn pods(world: &World, bot: &Bot, count: usize) -> Result<()> {
-    until(
-        &format!("{count} pods of {}", bot.name),
-        PATIENCE,
-        || async {
-            let pods = world.pods(bot).await?.len();
-            Ok(if pods == count {
-                Look::Yes(())
-            } else {
-                Look::NotYet(format!("{pods} pods"))
-            })
-        },
-    )
+    until(&format!("{count} pods of {}", bot.name), PATIENCE, || async {
+        let pods = world.pods(bot).await?.len();
+        Ok(if pods == count { Look::Yes(()) } else { Look::NotYet(format!("{pods} pods")) })
+    })
     .await
 }
 
@@ -299,11 +192,7 @@ fn container<'a>(spec: &'a PodSpec, name: &str) -> Result<&'a Container> {
 }
 
 /// Command line and environment of a container's first process.
-async fn process(
-    world: &World,
-    pod: &PodName,
-    container: &'static str,
-) -> Result<(Vec<String>, Vec<String>)> {
+async fn process(world: &World, pod: &PodName, container: &'static str) -> Result<(Vec<String>, Vec<String>)> {
     let pid = first_pid(world, pod, container).await?;
     let read = |file: &str| -> Result<Vec<String>> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
@@ -315,9 +204,7 @@ async fn process(
 async fn first_pid(world: &World, pod: &PodName, container: &'static str) -> Result<i32> {
     let (cluster, pod) = (world.cluster.clone(), pod.clone());
     let pids = blocking(move || cluster.processes(&pod, Some(container))).await?;
-    pids.into_iter()
-        .min()
-        .context("the container has no process")
+    pids.into_iter().min().context("the container has no process")
 }
 
 /// The memory limit that the kernel enforces on a container, in bytes.
@@ -329,10 +216,7 @@ async fn memory_limit(world: &World, pod: &PodName, container: &'static str) -> 
         .find_map(|line| {
             let mut parts = line.splitn(3, ':');
             match (parts.next()?, parts.next()?, parts.next()?) {
-                (_, "memory", path) => Some((
-                    format!("/sys/fs/cgroup/memory{path}"),
-                    "memory.limit_in_bytes",
-                )),
+                (_, "memory", path) => Some((format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes")),
                 ("0", "", path) if !cgroups.contains(":memory:") => {
                     Some((format!("/sys/fs/cgroup{path}"), "memory.max"))
                 }
@@ -340,7 +224,5 @@ async fn memory_limit(world: &World, pod: &PodName, container: &'static str) -> 
             }
         })
         .context("no memory cgroup")?;
-    Ok(std::fs::read_to_string(format!("{folder}/{file}"))?
-        .trim()
-        .parse()?)
+    Ok(std::fs::read_to_string(format!("{folder}/{file}"))?.trim().parse()?)
 }

@@ -5,6 +5,7 @@ mod bot;
 mod demo;
 mod emulator;
 mod fields;
+mod mistakes;
 mod report;
 mod scenarios;
 mod suite;
@@ -41,9 +42,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
+    rustls::crypto::ring::default_provider().install_default().ok();
     match Cli::parse().command {
         Command::Demo => demo::run().await,
         Command::E2e { only, keep, full } => suite::run(only.as_deref(), keep, full).await,

@@ -59,24 +59,13 @@ impl Summary {
     /// Adds everything up, and fails what is below its floor.
     ///
     /// `switches` are those of planned handovers, in milliseconds, as the lease database has them.
-    pub(crate) fn new(
-        findings: Findings,
-        bots: &[(Library, BotVerdict)],
-        switches: &[f64],
-        ttl_s: u64,
-    ) -> Self {
+    pub(crate) fn new(findings: Findings, bots: &[(Library, BotVerdict)], switches: &[f64], ttl_s: u64) -> Self {
         let mut failed = findings.failed;
-        let sum = |count: fn(&Counts) -> u64| {
-            bots.iter()
-                .map(|(_, verdict)| count(&verdict.counts))
-                .sum::<u64>()
-        };
+        let sum = |count: fn(&Counts) -> u64| bots.iter().map(|(_, verdict)| count(&verdict.counts)).sum::<u64>();
         let (lost, dup, conflict) = (sum(|c| c.lost), sum(|c| c.dup), sum(|c| c.conflict));
         let updates = bots.iter().map(|(_, verdict)| verdict.updates).sum();
         if updates < UPDATES_FLOOR {
-            failed.push(format!(
-                "only {updates} updates; fewer than {UPDATES_FLOOR} prove nothing"
-            ));
+            failed.push(format!("only {updates} updates; fewer than {UPDATES_FLOOR} prove nothing"));
         }
         for (kind, count) in [("lost", lost), ("dup", dup), ("conflict", conflict)] {
             if count > 0 {
@@ -84,11 +73,7 @@ impl Summary {
             }
         }
         for (_, verdict) in bots {
-            for handover in verdict
-                .handovers
-                .iter()
-                .filter(|h| h.in_window < WINDOW_FLOOR)
-            {
+            for handover in verdict.handovers.iter().filter(|h| h.in_window < WINDOW_FLOOR) {
                 failed.push(format!(
                     "only {} updates around the handover of {} at {} s; fewer than {WINDOW_FLOOR} prove nothing",
                     handover.in_window,
@@ -97,17 +82,11 @@ impl Summary {
                 ));
             }
             if verdict.open_polls_max > 1 {
-                failed.push(format!(
-                    "{}: {} polls at once",
-                    verdict.username, verdict.open_polls_max
-                ));
+                failed.push(format!("{}: {} polls at once", verdict.username, verdict.open_polls_max));
             }
         }
         for rollout in findings.rollouts.iter().filter(|r| r.handovers != 1) {
-            failed.push(format!(
-                "the rollout of {} cost {} handovers",
-                rollout.bot, rollout.handovers
-            ));
+            failed.push(format!("the rollout of {} cost {} handovers", rollout.bot, rollout.handovers));
         }
         let mut crash: BTreeMap<&'static str, Counts> = BTreeMap::new();
         for (library, verdict) in bots {
@@ -126,12 +105,7 @@ impl Summary {
             conflict,
             late: bots.iter().map(|(_, verdict)| verdict.late).sum(),
             crash,
-            handovers_max: findings
-                .rollouts
-                .iter()
-                .map(|r| r.handovers)
-                .max()
-                .unwrap_or_default(),
+            handovers_max: findings.rollouts.iter().map(|r| r.handovers).max().unwrap_or_default(),
             switch_ms_p50: median(switches),
             switch_ms_max: max(switches),
             bot_crash_ms_max: max(&findings.bot_crash_ms),

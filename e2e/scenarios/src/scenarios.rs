@@ -34,9 +34,7 @@ impl Run {
     pub(crate) async fn start(world: World, libraries: &[Library], seed: u64) -> Result<Self> {
         let mut bots = Vec::new();
         for (index, library) in libraries.iter().enumerate() {
-            let bot = world
-                .bot(library.short(), *library, 1_000_001 + index as u32)
-                .await?;
+            let bot = world.bot(library.short(), *library, 1_000_001 + index as u32).await?;
             bot.apply(&bot.spec(2, API_URL)).await?;
             bots.push(bot);
         }
@@ -44,12 +42,7 @@ impl Run {
             bot.wait_ready(ROLLOUT).await?;
             world.emulator.start_load(&bot.token, &load(seed)).await?;
         }
-        Ok(Self {
-            world,
-            bots,
-            findings: Findings::default(),
-            version: 1,
-        })
+        Ok(Self { world, bots, findings: Findings::default(), version: 1 })
     }
 
     /// Runs a scenario and notes how it ended; one that fails does not stop the others.
@@ -95,10 +88,7 @@ impl Run {
 
     /// A rollout while a hundred messages wait and a handler takes 300 ms.
     pub(crate) async fn roll_with_backlog(&mut self) -> Result<()> {
-        let bot = self
-            .world
-            .bot("backlog", Library::Grammy, 1_000_011)
-            .await?;
+        let bot = self.world.bot("backlog", Library::Grammy, 1_000_011).await?;
         let mut spec = bot.spec(2, API_URL);
         spec["env"] = json!([{"name": "HANDLER_MS", "value": "300"}]);
         bot.apply(&spec).await?;
@@ -117,20 +107,13 @@ impl Run {
         bot.wait_ready(ROLLOUT).await?;
         self.world.emulator.start_load(&bot.token, &load(7)).await?;
         for replicas in [2, 1] {
-            self.world
-                .emulator
-                .mark_planned(&bot.token, &format!("scale to {replicas}"))
-                .await?;
+            self.world.emulator.mark_planned(&bot.token, &format!("scale to {replicas}")).await?;
             bot.change(&json!({"replicas": replicas})).await?;
             bot.wait_ready(ROLLOUT).await?;
             let world = &self.world;
             until(&format!("{replicas} pods"), ROLLOUT, || async {
                 let pods = world.pods(&bot).await?.len();
-                Ok(if pods == replicas {
-                    Look::Yes(())
-                } else {
-                    Look::NotYet(format!("{pods} pods"))
-                })
+                Ok(if pods == replicas { Look::Yes(()) } else { Look::NotYet(format!("{pods} pods")) })
             })
             .await?;
         }
@@ -141,15 +124,7 @@ impl Run {
     /// The bot's process dies; the standby goes on.
     pub(crate) async fn kill_bot(&mut self) -> Result<()> {
         let bot = self.bot(Library::PythonTelegramBot)?;
-        let took = self
-            .strike(
-                &bot,
-                "kill -9 of the bot",
-                Some("bot"),
-                Signal::Kill,
-                Next::Anybody,
-            )
-            .await?;
+        let took = self.strike(&bot, "kill -9 of the bot", Some("bot"), Signal::Kill, Next::Anybody).await?;
         self.findings.bot_crash_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -157,15 +132,7 @@ impl Run {
     /// The agent's process dies; it is restarted in its place, finds its own lease and goes on.
     pub(crate) async fn kill_agent(&mut self) -> Result<()> {
         let bot = self.bot(Library::Grammy)?;
-        let took = self
-            .strike(
-                &bot,
-                "kill -9 of the agent",
-                Some("agent"),
-                Signal::Kill,
-                Next::Anybody,
-            )
-            .await?;
+        let took = self.strike(&bot, "kill -9 of the agent", Some("agent"), Signal::Kill, Next::Anybody).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -173,15 +140,7 @@ impl Run {
     /// Both die.
     pub(crate) async fn kill_both(&mut self) -> Result<()> {
         let bot = self.bot(Library::Telegraf)?;
-        let took = self
-            .strike(
-                &bot,
-                "kill -9 of bot and agent",
-                None,
-                Signal::Kill,
-                Next::Anybody,
-            )
-            .await?;
+        let took = self.strike(&bot, "kill -9 of bot and agent", None, Signal::Kill, Next::Anybody).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -191,34 +150,16 @@ impl Run {
         let bot = self.bot(Library::Teloxide)?;
         let leader = bot.wait_ready(ROLLOUT).await?;
         let started = Instant::now();
-        self.strike(
-            &bot,
-            "SIGSTOP of the leader's pod",
-            None,
-            Signal::Stop,
-            Next::Another,
-        )
-        .await?;
+        self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
         tokio::time::sleep((TTL * 3).saturating_sub(started.elapsed())).await;
         self.signal(&leader, None, Signal::Continue).await?;
         let now = bot.wait_ready(ROLLOUT).await?;
-        ensure!(
-            now.pod != leader.pod,
-            "the paused pod {} leads again",
-            leader.pod
-        );
+        ensure!(now.pod != leader.pod, "the paused pod {} leads again", leader.pod);
         Ok(())
     }
 
     /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
-    async fn strike(
-        &self,
-        bot: &Bot,
-        what: &str,
-        container: Option<&str>,
-        signal: Signal,
-        next: Next,
-    ) -> Result<f64> {
+    async fn strike(&self, bot: &Bot, what: &str, container: Option<&str>, signal: Signal, next: Next) -> Result<f64> {
         let leader = bot.wait_ready(ROLLOUT).await?;
         let emulator = &self.world.emulator;
         let struck = emulator.mark_crash(&bot.token, what, TTL * 4).await?;
@@ -231,34 +172,20 @@ impl Run {
         let (cluster, pod) = (self.world.cluster.clone(), Pod::new(BOTS, &leader.pod));
         let container = container.map(str::to_owned);
         let reached = blocking(move || cluster.signal(&pod, container.as_deref(), signal)).await?;
-        ensure!(
-            !reached.is_empty(),
-            "no process of {} was reached",
-            leader.pod
-        );
+        ensure!(!reached.is_empty(), "no process of {} was reached", leader.pod);
         Ok(())
     }
 
     /// The first poll that arrives after an instant of the emulator's clock.
-    async fn next_poll(
-        &self,
-        bot: &Bot,
-        after: Duration,
-        old: &Leader,
-        next: Next,
-    ) -> Result<PollRecord> {
+    async fn next_poll(&self, bot: &Bot, after: Duration, old: &Leader, next: Next) -> Result<PollRecord> {
         let emulator = &self.world.emulator;
-        until(
-            &format!("the next poll of {}", bot.name),
-            TTL * 6,
-            || async {
-                let polls = emulator.polls(&bot.token).await?;
-                let found = polls.into_iter().find(|poll| {
-                    poll.arrived > after && (next == Next::Anybody || poll.peer.lane != old.pod)
-                });
-                Ok(found.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
-            },
-        )
+        until(&format!("the next poll of {}", bot.name), TTL * 6, || async {
+            let polls = emulator.polls(&bot.token).await?;
+            let found = polls
+                .into_iter()
+                .find(|poll| poll.arrived > after && (next == Next::Anybody || poll.peer.lane != old.pod));
+            Ok(found.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
+        })
         .await
     }
 
@@ -318,10 +245,7 @@ impl Run {
         self.version += 1;
         let before = self.epochs().await?;
         for bot in &self.bots {
-            self.world
-                .emulator
-                .mark_planned(&bot.token, "rollout, operator away")
-                .await?;
+            self.world.emulator.mark_planned(&bot.token, "rollout, operator away").await?;
             bot.change(&version(self.version)).await?;
         }
         for bot in &self.bots {
@@ -329,17 +253,12 @@ impl Run {
         }
         self.scale_operator(0).await?;
         for bot in &self.bots {
-            self.world
-                .deployment_rolled_out(BOTS, &bot.name, ROLLOUT)
-                .await?;
+            self.world.deployment_rolled_out(BOTS, &bot.name, ROLLOUT).await?;
         }
         let after = self.epochs().await?;
         self.scale_operator(2).await?;
         for (bot, (before, after)) in self.bots.iter().zip(before.into_iter().zip(after)) {
-            self.findings.rollouts.push(Rollout {
-                bot: bot.name.clone(),
-                handovers: after - before,
-            });
+            self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before });
             bot.wait_ready(ROLLOUT).await?;
         }
         Ok(())
@@ -355,89 +274,88 @@ impl Run {
 
     async fn template_applied(&self, bot: &Bot, version: u32) -> Result<()> {
         let want = version.to_string();
-        until(
-            &format!("version {version} of {} in its pods' template", bot.name),
-            ROLLOUT,
-            || async {
-                let template = self.world.pod_env(bot, "VERSION").await?;
-                Ok(if template.as_ref() == Some(&want) {
-                    Look::Yes(())
-                } else {
-                    Look::NotYet(format!("{template:?}"))
-                })
-            },
-        )
+        until(&format!("version {version} of {} in its pods' template", bot.name), ROLLOUT, || async {
+            let template = self.world.pod_env(bot, "VERSION").await?;
+            Ok(if template.as_ref() == Some(&want) { Look::Yes(()) } else { Look::NotYet(format!("{template:?}")) })
+        })
         .await
     }
 
     async fn scale_operator(&self, replicas: u32) -> Result<()> {
         let replicas = format!("--replicas={replicas}");
-        self.world
-            .run(
-                "kubectl",
-                &[
-                    "scale",
-                    "-n",
-                    OPERATOR,
-                    "deployment/pollux-controller",
-                    &replicas,
-                ],
-            )
-            .await?;
+        self.world.run("kubectl", &["scale", "-n", OPERATOR, "deployment/pollux-controller", &replicas]).await?;
         if replicas == "--replicas=0" {
             let world = &self.world;
             until("the operator to be gone", ROLLOUT, || async {
                 let pods = world
                     .run(
                         "kubectl",
-                        &[
-                            "get",
-                            "pods",
-                            "-n",
-                            OPERATOR,
-                            "-l",
-                            "app.kubernetes.io/component=controller",
-                            "-o",
-                            "name",
-                        ],
+                        &["get", "pods", "-n", OPERATOR, "-l", "app.kubernetes.io/component=controller", "-o", "name"],
                     )
                     .await?;
-                Ok(if pods.trim().is_empty() {
-                    Look::Yes(())
-                } else {
-                    Look::NotYet(pods)
-                })
+                Ok(if pods.trim().is_empty() { Look::Yes(()) } else { Look::NotYet(pods) })
             })
             .await?;
         }
         Ok(())
     }
 
+    /// The operator's active replica dies: the other one takes its place and does the next thing that is asked of it.
+    pub(crate) async fn kill_operator(&mut self) -> Result<()> {
+        let holder = "jsonpath={.spec.holderIdentity}";
+        let active =
+            self.world.run("kubectl", &["get", "lease", "pollux-controller", "-n", OPERATOR, "-o", holder]).await?;
+        let pods = self
+            .world
+            .run(
+                "kubectl",
+                &[
+                    "get",
+                    "pods",
+                    "-n",
+                    OPERATOR,
+                    "-l",
+                    "app.kubernetes.io/component=controller",
+                    "-o",
+                    "jsonpath={.items[*].metadata.name}",
+                ],
+            )
+            .await?;
+        let pod = pods
+            .split_whitespace()
+            .find(|pod| active.contains(*pod))
+            .with_context(|| format!("the Lease names {active:?}, which is none of {pods}"))?;
+        let bot = self.bot(Library::Aiogram)?;
+        let (cluster, pod) = (self.world.cluster.clone(), Pod::new(OPERATOR, pod));
+        blocking(move || cluster.signal(&pod, None, Signal::Kill)).await?;
+        bot.change(&json!({"minReadySeconds": 2})).await?;
+        let world = &self.world;
+        until("the other operator to act", Duration::from_secs(60), || async {
+            let seconds = world
+                .run("kubectl", &["get", "deployment", "-n", BOTS, &bot.name, "-o", "jsonpath={.spec.minReadySeconds}"])
+                .await?;
+            Ok(if seconds == "2" { Look::Yes(()) } else { Look::NotYet(seconds) })
+        })
+        .await?;
+        bot.wait_ready(ROLLOUT).await.map(drop)
+    }
+
     /// A node is cut off in both directions until its leases are over, and comes back.
     pub(crate) async fn cut_node(&mut self, node: &str) -> Result<()> {
         let led_there = self.led_on(node).await?;
-        ensure!(
-            !led_there.is_empty(),
-            "nobody leads on {node}: nothing to cut off"
-        );
+        ensure!(!led_there.is_empty(), "nobody leads on {node}: nothing to cut off");
         let struck = self.mark_all_crash(&format!("{node} cut off")).await?;
         let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.cut_node(&cut, Direction::Both)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
-            self.findings
-                .node_dead_ms
-                .push((next.arrived - struck).as_secs_f64() * 1000.0);
+            self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);
         }
         let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.heal_node(&cut)).await?;
         for (bot, leader) in &led_there {
             let now = bot.wait_ready(ROLLOUT).await?;
-            ensure!(
-                now.pod != leader.pod,
-                "{} took its lease back from behind the cut",
-                leader.pod
-            );
+            ensure!(now.pod != leader.pod, "{} took its lease back from behind the cut", leader.pod);
         }
         Ok(())
     }
@@ -445,18 +363,13 @@ impl Run {
     /// A node dies and does not come back.
     pub(crate) async fn kill_node(&mut self, node: &str) -> Result<()> {
         let led_there = self.led_on(node).await?;
-        ensure!(
-            !led_there.is_empty(),
-            "nobody leads on {node}: its death proves nothing"
-        );
+        ensure!(!led_there.is_empty(), "nobody leads on {node}: its death proves nothing");
         let struck = self.mark_all_crash(&format!("{node} dead")).await?;
         let (cluster, dead) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.kill_node(&dead)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
-            self.findings
-                .node_dead_ms
-                .push((next.arrived - struck).as_secs_f64() * 1000.0);
+            self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);
         }
         Ok(())
     }
@@ -473,46 +386,13 @@ impl Run {
         Ok(found)
     }
 
-    /// An image that does not exist: the status says so, and the old pod goes on as if nothing had happened.
-    pub(crate) async fn bad_image(&mut self) -> Result<()> {
-        let bot = self.bot(Library::Aiogram)?;
-        let before = self.world.epoch(&bot).await?;
-        let good = bot.library.image();
-        bot.change(&json!({"image": "ghcr.io/pollux-operator/no-such-image:dev"}))
-            .await?;
-        let message = bot
-            .wait_reason("Progressing", "ImagePullBackOff", Duration::from_secs(30))
-            .await?;
-        ensure!(
-            message.contains("no-such-image"),
-            "the message does not name the image: {message}"
-        );
-        bot.change(&json!({"image": good})).await?;
-        bot.wait_ready(ROLLOUT).await?;
-        let after = self.world.epoch(&bot).await?;
-        ensure!(
-            before == after,
-            "the leader changed {} times",
-            after - before
-        );
-        Ok(())
-    }
-
     /// A token that Telegram refuses.
     pub(crate) async fn rejected_token(&mut self) -> Result<()> {
-        let bot = self
-            .world
-            .bot("rejected", Library::Grammy, 1_000_013)
-            .await?;
+        let bot = self.world.bot("rejected", Library::Grammy, 1_000_013).await?;
         self.world.emulator.revoke(&bot.token).await?;
         bot.apply(&bot.spec(1, API_URL)).await?;
-        let message = bot
-            .wait_reason("TokenAccepted", "Unauthorized", Duration::from_secs(60))
-            .await?;
-        ensure!(
-            message.contains("rejected-token"),
-            "the message does not name the Secret: {message}"
-        );
+        let message = bot.wait_reason("TokenAccepted", "Unauthorized", Duration::from_secs(60)).await?;
+        ensure!(message.contains("rejected-token"), "the message does not name the Secret: {message}");
         bot.delete().await
     }
 
@@ -526,11 +406,7 @@ impl Run {
     async fn mark_all_crash(&self, what: &str) -> Result<Duration> {
         let mut last = Duration::ZERO;
         for bot in &self.bots {
-            last = self
-                .world
-                .emulator
-                .mark_crash(&bot.token, what, TTL * 4)
-                .await?;
+            last = self.world.emulator.mark_crash(&bot.token, what, TTL * 4).await?;
         }
         Ok(last)
     }
@@ -566,28 +442,12 @@ pub(crate) fn version(version: u32) -> serde_json::Value {
 /// Rolls one bot out and counts its handovers by the epoch in the database.
 pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     let before = world.epoch(bot).await?;
-    world
-        .emulator
-        .mark_planned(&bot.token, &format!("rollout to version {to}"))
-        .await?;
+    world.emulator.mark_planned(&bot.token, &format!("rollout to version {to}")).await?;
     bot.change(&version(to)).await?;
     let leader = bot.wait_ready(ROLLOUT).await?;
-    world
-        .deployment_rolled_out(BOTS, &bot.name, ROLLOUT)
-        .await?;
+    world.deployment_rolled_out(BOTS, &bot.name, ROLLOUT).await?;
     let after = world.epoch(bot).await?;
-    let led = world
-        .pods(bot)
-        .await?
-        .into_iter()
-        .any(|pod| pod.metadata.name.as_deref() == Some(leader.pod.as_str()));
-    ensure!(
-        led,
-        "{} leads, which is no pod of the new version",
-        leader.pod
-    );
-    Ok(Rollout {
-        bot: bot.name.clone(),
-        handovers: after - before,
-    })
+    let led = world.pods(bot).await?.into_iter().any(|pod| pod.metadata.name.as_deref() == Some(leader.pod.as_str()));
+    ensure!(led, "{} leads, which is no pod of the new version", leader.pod);
+    Ok(Rollout { bot: bot.name.clone(), handovers: after - before })
 }

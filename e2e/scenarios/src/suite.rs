@@ -19,10 +19,7 @@ const DEAD: &str = "node-2";
 pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()> {
     let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
     let rounds: Vec<(String, u64)> = if full {
-        (1..=5)
-            .map(|seed| (version.clone(), seed))
-            .chain((1..=5).map(|seed| ("1.33".to_owned(), seed)))
-            .collect()
+        (1..=5).map(|seed| (version.clone(), seed)).chain((1..=5).map(|seed| ("1.33".to_owned(), seed))).collect()
     } else {
         vec![(version, 1)]
     };
@@ -38,12 +35,7 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()
 }
 
 async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<usize> {
-    let options = Options {
-        name: "e2e".into(),
-        nodes: 3,
-        kubernetes: kubernetes.into(),
-        ..Options::default()
-    };
+    let options = Options { name: "e2e".into(), nodes: 3, kubernetes: kubernetes.into(), ..Options::default() };
     let world = World::up(options).await?;
     let cluster = world.cluster.clone();
     let summary = judge(world, seed, only).await;
@@ -51,10 +43,7 @@ async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> R
         blocking(move || cluster.down()).await?;
     }
     let (summary, passed) = summary?;
-    println!(
-        "scenarios: {passed} passed, {} failed",
-        summary.failed.len()
-    );
+    println!("scenarios: {passed} passed, {} failed", summary.failed.len());
     println!("{}", serde_json::to_string(&summary)?);
     Ok(summary.failed.len())
 }
@@ -77,22 +66,14 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
     scenario!("kill -9 of the agent", run.kill_agent());
     scenario!("kill -9 of bot and agent", run.kill_both());
     scenario!("SIGSTOP of the leader's pod", run.pause_pod());
-    scenario!("an image that does not exist", run.bad_image());
+    scenario!("mistakes are named in time", crate::mistakes::named_in_time(&run.world));
     scenario!("a token that is refused", run.rejected_token());
-    scenario!(
-        "the emulator behind TLS with an own authority",
-        crate::tls::own_authority(&run.world)
-    );
-    scenario!(
-        "every field does what it says",
-        crate::fields::every_field(&run.world)
-    );
+    scenario!("the emulator behind TLS with an own authority", crate::tls::own_authority(&run.world));
+    scenario!("every field does what it says", crate::fields::every_field(&run.world));
     scenario!("Postgres stopped for 20 s", run.stop_postgres());
     scenario!("drain of a node", run.drain_node(DEAD));
-    scenario!(
-        "rollout while the operator is away",
-        run.roll_without_controller()
-    );
+    scenario!("rollout while the operator is away", run.roll_without_controller());
+    scenario!("kill -9 of the active operator", run.kill_operator());
     scenario!("a node cut off", run.cut_node(CUT));
     scenario!("a node dead for good", run.kill_node(DEAD));
     let mut verdicts = Vec::new();
@@ -101,35 +82,27 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
     }
     let switches = switches(&run.world).await?;
     let passed = run.findings.passed.len();
-    Ok((
-        Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()),
-        passed,
-    ))
+    Ok((Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()), passed))
 }
 
 /// Ends the load and waits until every message has met its fate.
 async fn settle(world: &World, bot: &Bot) -> Result<pollux_botapi::BotVerdict> {
     world.emulator.stop_load(&bot.token).await?;
-    let waited = until(
-        &format!("{} to finish its messages", bot.name),
-        Duration::from_secs(60),
-        || async {
-            let verdict = world.emulator.verdict(&bot.token).await?;
-            Ok(
-                if verdict.undelivered == 0
-                    && verdict.answered + verdict.counts.lost + verdict.crash.lost
-                        == verdict.updates
-                {
-                    Look::Yes(verdict)
-                } else {
-                    Look::NotYet(format!(
-                        "{} undelivered, {} of {} answered",
-                        verdict.undelivered, verdict.answered, verdict.updates
-                    ))
-                },
-            )
-        },
-    )
+    let waited = until(&format!("{} to finish its messages", bot.name), Duration::from_secs(60), || async {
+        let verdict = world.emulator.verdict(&bot.token).await?;
+        Ok(
+            if verdict.undelivered == 0
+                && verdict.answered + verdict.counts.lost + verdict.crash.lost == verdict.updates
+            {
+                Look::Yes(verdict)
+            } else {
+                Look::NotYet(format!(
+                    "{} undelivered, {} of {} answered",
+                    verdict.undelivered, verdict.answered, verdict.updates
+                ))
+            },
+        )
+    })
     .await;
     match waited {
         Ok(verdict) => Ok(verdict),
@@ -140,9 +113,10 @@ async fn settle(world: &World, bot: &Bot) -> Result<pollux_botapi::BotVerdict> {
 
 /// The switch times of planned handovers as the lease database has them, in milliseconds.
 async fn switches(world: &World) -> Result<Vec<f64>> {
-    let rows = world.psql("select extract(epoch from switch) * 1000 from pollux.handover where switch is not null").await?;
-    Ok(rows
-        .lines()
-        .filter_map(|row| row.trim().parse().ok())
-        .collect())
+    // Both sides' shares are there exactly when two living agents took part.
+    let sum = "(old_us + coalesce(idle_us, 0) + new_us) / 1000.0";
+    let rows = world
+        .psql(&format!("select {sum} from pollux.handover where old_us is not null and new_us is not null"))
+        .await?;
+    Ok(rows.lines().filter_map(|row| row.trim().parse().ok()).collect())
 }

@@ -55,9 +55,6 @@ pub(crate) async fn own_authority(world: &World) -> Result<()> {
         })
     })
     .await?;
-    ensure!(
-        verdict.counts.dup == 0 && verdict.counts.conflict == 0,
-        "{verdict:?}"
-    );
+    ensure!(verdict.counts.dup == 0 && verdict.counts.conflict == 0, "{verdict:?}");
     bot.delete().await
 }

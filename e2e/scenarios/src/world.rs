@@ -44,23 +44,12 @@ impl World {
         let started = std::time::Instant::now();
         let say = |what: &str| println!("{:>4} s  {what}", started.elapsed().as_secs());
         say("starting the cluster and loading the images");
-        let options = Options {
-            images: images()?,
-            ..options
-        };
+        let options = Options { images: images()?, ..options };
         let cluster = blocking(move || Cluster::up(options)).await?;
         let client = client(cluster.kubeconfig()).await?;
-        let world = Self {
-            emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"),
-            cluster,
-            client,
-        };
+        let world = Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), cluster, client };
         say("starting the emulator of the Bot API");
-        for (namespace, level) in [
-            (OPERATOR, "restricted"),
-            (TELEGRAM, "restricted"),
-            (BOTS, "restricted"),
-        ] {
+        for (namespace, level) in [(OPERATOR, "restricted"), (TELEGRAM, "restricted"), (BOTS, "restricted")] {
             world.apply(&namespace_manifest(namespace, level)).await?;
         }
         for manifest in emulator_manifests("botapi", None) {
@@ -69,9 +58,7 @@ impl World {
         say("installing the operator by its chart");
         world.install().await?;
         world.deployment_available(TELEGRAM, "botapi").await?;
-        world
-            .deployment_available(OPERATOR, "pollux-controller")
-            .await?;
+        world.deployment_available(OPERATOR, "pollux-controller").await?;
         tokio::spawn(world.clone().name_lanes());
         say("ready");
         Ok(world)
@@ -83,11 +70,7 @@ impl World {
     ///
     /// When it fails: with what it printed.
     pub(crate) async fn run(&self, program: &str, args: &[&str]) -> Result<String> {
-        let path = format!(
-            "{}:{}",
-            self.cluster.bin().display(),
-            std::env::var("PATH").unwrap_or_default()
-        );
+        let path = format!("{}:{}", self.cluster.bin().display(), std::env::var("PATH").unwrap_or_default());
         let output = Command::new(self.cluster.bin().join(program))
             .args(args)
             .env("PATH", path)
@@ -111,20 +94,14 @@ impl World {
         let types: TypeMeta = serde_json::from_value(manifest.clone())?;
         let gvk = GroupVersionKind::try_from(&types)?;
         let resource = ApiResource::from_gvk(&gvk);
-        let name = manifest["metadata"]["name"]
-            .as_str()
-            .context("a manifest without a name")?;
+        let name = manifest["metadata"]["name"].as_str().context("a manifest without a name")?;
         let api: Api<DynamicObject> = match manifest["metadata"]["namespace"].as_str() {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
-        api.patch(
-            name,
-            &PatchParams::apply("e2e").force(),
-            &Patch::Apply(manifest),
-        )
-        .await
-        .with_context(|| format!("applying {} {name}", types.kind))?;
+        api.patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(manifest))
+            .await
+            .with_context(|| format!("applying {} {name}", types.kind))?;
         Ok(())
     }
 
@@ -153,71 +130,41 @@ impl World {
             "--set",
             &format!("operator.nodeSelector.{stable}"),
         ];
-        self.run("helm", &args)
-            .await
-            .context("installing the chart")?;
+        self.run("helm", &args).await.context("installing the chart")?;
         Ok(())
     }
 
     /// Waits until every replica of a Deployment is available.
     pub(crate) async fn deployment_available(&self, namespace: &str, name: &str) -> Result<()> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
-        until(
-            &format!("deployment {name} to be available"),
-            Duration::from_secs(90),
-            || async {
-                let deployment = api.get(name).await?;
-                let want = deployment.spec.and_then(|s| s.replicas).unwrap_or(1);
-                let have = deployment
-                    .status
-                    .and_then(|s| s.available_replicas)
-                    .unwrap_or(0);
-                Ok(if have >= want {
-                    Look::Yes(())
-                } else {
-                    Look::NotYet(format!("{have} of {want}"))
-                })
-            },
-        )
+        until(&format!("deployment {name} to be available"), Duration::from_secs(90), || async {
+            let deployment = api.get(name).await?;
+            let want = deployment.spec.and_then(|s| s.replicas).unwrap_or(1);
+            let have = deployment.status.and_then(|s| s.available_replicas).unwrap_or(0);
+            Ok(if have >= want { Look::Yes(()) } else { Look::NotYet(format!("{have} of {want}")) })
+        })
         .await
     }
 
     /// Makes a bot: known to the emulator, with its token in a Secret. The TelegramBot is applied by the caller.
     pub(crate) async fn bot(&self, name: &str, library: Library, id: u32) -> Result<Bot> {
         let token = format!("{id}:e2e-canary-{name}");
-        self.emulator
-            .add_bot(&token, &format!("{}_bot", name.replace('-', "_")))
-            .await?;
-        self.apply(&secret(&format!("{name}-token"), &token))
-            .await?;
+        self.emulator.add_bot(&token, &format!("{}_bot", name.replace('-', "_"))).await?;
+        self.apply(&secret(&format!("{name}-token"), &token)).await?;
         Ok(Bot::new(self.client.clone(), BOTS, name, library, &token))
     }
 
     /// The pods of a bot.
     pub(crate) async fn pods(&self, bot: &Bot) -> Result<Vec<Pod>> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &bot.namespace);
-        Ok(api
-            .list(&ListParams::default().labels(&format!("pollux.dev/bot={}", bot.name)))
-            .await?
-            .items)
+        Ok(api.list(&ListParams::default().labels(&format!("pollux.dev/bot={}", bot.name))).await?.items)
     }
 
     /// A bot's epoch as the database has it.
     pub(crate) async fn epoch(&self, bot: &Bot) -> Result<i64> {
-        let id: u64 = bot
-            .token
-            .split(':')
-            .next()
-            .and_then(|id| id.parse().ok())
-            .context("a token without an id")?;
-        let text = self
-            .psql(&format!(
-                "select epoch from pollux.lease where bot_id = {id}"
-            ))
-            .await?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("the epoch of {}: {text:?}", bot.name))
+        let id: u64 = bot.token.split(':').next().and_then(|id| id.parse().ok()).context("a token without an id")?;
+        let text = self.psql(&format!("select epoch from pollux.lease where bot_id = {id}")).await?;
+        text.trim().parse().with_context(|| format!("the epoch of {}: {text:?}", bot.name))
     }
 
     /// Asks the lease database, by psql in its own pod.
@@ -225,31 +172,12 @@ impl World {
         let shell = format!(
             "PATH=\"$PATH:$(echo /usr/lib/postgresql/*/bin)\" psql -h /run/postgresql -U postgres -AtXc {sql:?}"
         );
-        self.run(
-            "kubectl",
-            &[
-                "exec",
-                "-n",
-                OPERATOR,
-                "pollux-postgres-0",
-                "-c",
-                "postgres",
-                "--",
-                "sh",
-                "-c",
-                &shell,
-            ],
-        )
-        .await
+        self.run("kubectl", &["exec", "-n", OPERATOR, "pollux-postgres-0", "-c", "postgres", "--", "sh", "-c", &shell])
+            .await
     }
 
     /// Waits until a Deployment's newest template runs in all its pods, and no older pod is left.
-    pub(crate) async fn deployment_rolled_out(
-        &self,
-        namespace: &str,
-        name: &str,
-        limit: Duration,
-    ) -> Result<()> {
+    pub(crate) async fn deployment_rolled_out(&self, namespace: &str, name: &str, limit: Duration) -> Result<()> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
         until(&format!("the rollout of {name}"), limit, || async {
             let deployment = api.get(name).await?;
@@ -258,19 +186,11 @@ impl World {
             let status = deployment.status.unwrap_or_default();
             let terminating = status.terminating_replicas.unwrap_or(0);
             let done = status.observed_generation >= generation
-                && [
-                    status.updated_replicas,
-                    status.available_replicas,
-                    status.replicas,
-                ]
-                .iter()
-                .all(|n| n.unwrap_or(0) == want)
+                && [status.updated_replicas, status.available_replicas, status.replicas]
+                    .iter()
+                    .all(|n| n.unwrap_or(0) == want)
                 && terminating == 0;
-            Ok(if done {
-                Look::Yes(())
-            } else {
-                Look::NotYet(format!("{status:?}"))
-            })
+            Ok(if done { Look::Yes(()) } else { Look::NotYet(format!("{status:?}")) })
         })
         .await
     }
@@ -278,25 +198,10 @@ impl World {
     /// A variable of the bot's container in the template of its Deployment.
     pub(crate) async fn pod_env(&self, bot: &Bot, variable: &str) -> Result<Option<String>> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &bot.namespace);
-        let template = api
-            .get(&bot.name)
-            .await?
-            .spec
-            .context("a Deployment without a spec")?
-            .template;
-        let containers = template
-            .spec
-            .map(|spec| spec.containers)
-            .unwrap_or_default();
-        let env = containers
-            .into_iter()
-            .find(|c| c.name == "bot")
-            .and_then(|c| c.env)
-            .unwrap_or_default();
-        Ok(env
-            .into_iter()
-            .find(|e| e.name == variable)
-            .and_then(|e| e.value))
+        let template = api.get(&bot.name).await?.spec.context("a Deployment without a spec")?.template;
+        let containers = template.spec.map(|spec| spec.containers).unwrap_or_default();
+        let env = containers.into_iter().find(|c| c.name == "bot").and_then(|c| c.env).unwrap_or_default();
+        Ok(env.into_iter().find(|e| e.name == variable).and_then(|e| e.value))
     }
 
     /// Tells the emulator which pod is behind which address, for as long as the world stands.
@@ -306,14 +211,10 @@ impl World {
         loop {
             if let Ok(pods) = api.list(&ListParams::default()).await {
                 for pod in pods {
-                    let (Some(name), Some(ip)) =
-                        (pod.metadata.name, pod.status.and_then(|s| s.pod_ip))
-                    else {
+                    let (Some(name), Some(ip)) = (pod.metadata.name, pod.status.and_then(|s| s.pod_ip)) else {
                         continue;
                     };
-                    if known.get(&ip) != Some(&name)
-                        && self.emulator.name_lane(&ip, &name).await.is_ok()
-                    {
+                    if known.get(&ip) != Some(&name) && self.emulator.name_lane(&ip, &name).await.is_ok() {
                         known.insert(ip, name);
                     }
                 }
@@ -324,9 +225,7 @@ impl World {
 }
 
 /// Runs what blocks (the testbed's library does) where it may.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
 }
 
@@ -346,18 +245,13 @@ fn images() -> Result<Vec<PathBuf>> {
     let cache = std::env::var_os("POLLUX_CACHE")
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cache/pollux")));
-    let folder = cache
-        .context("neither POLLUX_CACHE nor HOME is set")?
-        .join("images");
+    let folder = cache.context("neither POLLUX_CACHE nor HOME is set")?.join("images");
     let archives: Vec<PathBuf> = std::fs::read_dir(&folder)
         .with_context(|| format!("{}: run make images first", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|e| e == "tar"))
         // The roots that the bots' images are built on lie beside them.
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| !name.to_string_lossy().starts_with("root-"))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with("root-")))
         .collect();
     if archives.is_empty() {
         bail!("no image in {}: run make images first", folder.display());

@@ -1,0 +1,122 @@
+//! What people get wrong. Each mistake is named in the status, with its mend, within half a minute; and the old pod serves on
+//! as if nothing had happened.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::bot::{Bot, Library};
+use crate::wait::{Look, until};
+use crate::world::{API_URL, World};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the status may take to name a mistake.
+const NAMED: Duration = Duration::from_secs(30);
+
+/// A change that cannot work.
+struct Mistake {
+    what: &'static str,
+    change: Value,
+    /// The condition that says so, and its reason.
+    condition: (&'static str, &'static str),
+    /// What the message must name.
+    names: &'static str,
+    mend: Value,
+}
+
+/// One mistake after the other, on a bot that serves.
+pub(crate) async fn named_in_time(world: &World) -> Result<()> {
+    let bot = world.bot("mistakes", Library::Grammy, 1_000_031).await?;
+    bot.apply(&bot.spec(1, API_URL)).await?;
+    let leader = bot.wait_ready(PATIENCE).await?;
+    for mistake in mistakes(&bot) {
+        made(world, &bot, &mistake).await.with_context(|| mistake.what)?;
+        let now = bot.wait_ready(PATIENCE).await.with_context(|| format!("after {} was mended", mistake.what))?;
+        ensure!((&now.pod, now.epoch) == (&leader.pod, leader.epoch), "{}: {leader:?} became {now:?}", mistake.what);
+    }
+    refused_by_the_schema(&bot).await?;
+    bot.delete().await
+}
+
+fn mistakes(bot: &Bot) -> Vec<Mistake> {
+    let image = bot.library.image();
+    let token = json!({"tokenSecretRef": {"name": format!("{}-token", bot.name), "key": "token"}});
+    vec![
+        Mistake {
+            what: "an image that does not exist",
+            change: json!({"image": "ghcr.io/pollux-operator/no-such-image:dev"}),
+            condition: ("Progressing", "ImagePullBackOff"),
+            names: "no-such-image",
+            mend: json!({"image": image}),
+        },
+        Mistake {
+            what: "a token Secret that does not exist",
+            change: json!({"tokenSecretRef": {"name": "no-such-token"}}),
+            condition: ("SpecValid", "SecretMissing"),
+            names: "no-such-token",
+            mend: token.clone(),
+        },
+        Mistake {
+            what: "a key that the token Secret has not",
+            change: json!({"tokenSecretRef": {"key": "no-such-key"}}),
+            condition: ("SpecValid", "SecretMissing"),
+            names: "no-such-key",
+            mend: token,
+        },
+        Mistake {
+            what: "a lease Secret that does not exist",
+            change: json!({"lease": {"credentialsSecretRef": {"name": "no-such-lease"}}}),
+            condition: ("SpecValid", "SecretMissing"),
+            names: "no-such-lease",
+            mend: json!({"lease": {"credentialsSecretRef": null}}),
+        },
+        Mistake {
+            what: "a podTemplate that the API server refuses",
+            change: json!({"podTemplate": {"spec": {"restartPolicy": "Sometimes"}}}),
+            condition: ("SpecValid", "PodTemplateInvalid"),
+            names: "restartPolicy",
+            mend: json!({"podTemplate": null}),
+        },
+        Mistake {
+            what: "a podTemplate that opens the gate to the node",
+            change: json!({"podTemplate": {"spec": {"hostNetwork": true}}}),
+            condition: ("SpecValid", "PodTemplateInvalid"),
+            names: "hostNetwork",
+            mend: json!({"podTemplate": null}),
+        },
+    ]
+}
+
+async fn made(world: &World, bot: &Bot, mistake: &Mistake) -> Result<()> {
+    bot.change(&mistake.change).await?;
+    let (kind, reason) = mistake.condition;
+    let message = bot.wait_reason(kind, reason, NAMED).await?;
+    ensure!(message.contains(mistake.names), "the message does not name {}: {message}", mistake.names);
+    world.emulator.push(&bot.token, 5).await?;
+    until("answers from the old pod", PATIENCE, || async {
+        let verdict = world.emulator.verdict(&bot.token).await?;
+        Ok(if verdict.answered == verdict.updates { Look::Yes(()) } else { Look::NotYet(format!("{verdict:?}")) })
+    })
+    .await?;
+    bot.change(&mistake.mend).await
+}
+
+/// What the API server itself refuses, with a message that says how to mend it.
+async fn refused_by_the_schema(bot: &Bot) -> Result<()> {
+    for (change, names) in [
+        (json!({"lease": {"database": "other"}}), "suspend"),
+        (json!({"minReadySeconds": 700}), "progressDeadlineSeconds"),
+        (json!({"botApi": {"url": "ftp://telegram"}}), "https"),
+        (json!({"lease": {"durationSeconds": 2}}), "3"),
+        (json!({"polling": {"longPollTimeoutSeconds": 51}}), "50"),
+        (json!({"env": [{"name": "TELEGRAM_API_ROOT", "value": "x"}]}), "spec.botApi.url"),
+        (json!({"strategy": {"type": "Sometimes"}}), "RollingUpdate"),
+        (json!({"replicas": -1}), "0"),
+    ] {
+        let Err(error) = bot.change(&change).await else { anyhow::bail!("the API server took {change}") };
+        let error = format!("{error:#}");
+        ensure!(error.contains(names), "the refusal of {change} does not name {names}: {error}");
+    }
+    Ok(())
+}
