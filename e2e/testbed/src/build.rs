@@ -20,7 +20,8 @@ use crate::versions::{Versions, minor};
 use crate::{dns, images, paths, preflight};
 
 /// The Kubernetes programs in the one multi-call binary.
-const KUBERNETES: [&str; 6] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
+const KUBERNETES: [&str; 6] =
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"];
 const CNI: [&str; 4] = ["main/ptp", "main/loopback", "ipam/host-local", "meta/portmap"];
 
 /// One thing to build.
@@ -72,11 +73,17 @@ fn components(versions: &Versions, kubernetes: &str) -> Result<Vec<Component>> {
             name: name.to_owned(),
             version: versions.component(name)?.to_owned(),
             expected: Duration::from_secs(seconds),
-            source: Source::Install { packages: packages.iter().map(|&package| package.to_owned()).collect(), tags, cgo },
+            source: Source::Install {
+                packages: packages.iter().map(|&package| package.to_owned()).collect(),
+                tags,
+                cgo,
+            },
         })
     };
-    let plugins: Vec<String> = CNI.iter().map(|name| format!("github.com/containernetworking/plugins/plugins/{name}")).collect();
-    let containerd = ["containerd", "containerd-shim-runc-v2", "ctr"].map(|name| format!("github.com/containerd/containerd/v2/cmd/{name}"));
+    let plugins: Vec<String> =
+        CNI.iter().map(|name| format!("github.com/containernetworking/plugins/plugins/{name}")).collect();
+    let containerd = ["containerd", "containerd-shim-runc-v2", "ctr"]
+        .map(|name| format!("github.com/containerd/containerd/v2/cmd/{name}"));
     Ok(vec![
         kubernetes_component(kubernetes)?,
         Component {
@@ -93,7 +100,13 @@ fn components(versions: &Versions, kubernetes: &str) -> Result<Vec<Component>> {
                 linked: String::new(),
             },
         },
-        component("containerd", 60, &containerd.each_ref().map(String::as_str), "no_btrfs,no_devmapper,no_zfs,netgo,osusergo", false)?,
+        component(
+            "containerd",
+            60,
+            &containerd.each_ref().map(String::as_str),
+            "no_btrfs,no_devmapper,no_zfs,netgo,osusergo",
+            false,
+        )?,
         // Without seccomp no pod with `seccompProfile: RuntimeDefault` starts, so none under Pod Security "restricted".
         component("runc", 20, &["github.com/opencontainers/runc"], "seccomp", true)?,
         component("cni-plugins", 15, &plugins.iter().map(String::as_str).collect::<Vec<_>>(), "", false)?,
@@ -104,8 +117,16 @@ fn components(versions: &Versions, kubernetes: &str) -> Result<Vec<Component>> {
 
 fn kubernetes_component(version: &str) -> Result<Component> {
     let (module, sums, kubelet) = match minor(version) {
-        "1.36" => (include_str!("../kube/1.36/go.mod"), include_str!("../kube/1.36/go.sum"), include_str!("../kube/1.36/kubelet.go")),
-        "1.33" => (include_str!("../kube/1.33/go.mod"), include_str!("../kube/1.33/go.sum"), include_str!("../kube/1.33/kubelet.go")),
+        "1.36" => (
+            include_str!("../kube/1.36/go.mod"),
+            include_str!("../kube/1.36/go.sum"),
+            include_str!("../kube/1.36/kubelet.go"),
+        ),
+        "1.33" => (
+            include_str!("../kube/1.33/go.mod"),
+            include_str!("../kube/1.33/go.sum"),
+            include_str!("../kube/1.33/kubelet.go"),
+        ),
         other => bail!("there is no module list for Kubernetes {other} (kube/{other}/go.mod)"),
     };
     if !module.contains(&format!("k8s.io/kubernetes v{version}")) {
@@ -118,7 +139,12 @@ fn kubernetes_component(version: &str) -> Result<Component> {
         version: version.to_owned(),
         expected: Duration::from_secs(280),
         source: Source::Module {
-            files: vec![("main.go", include_str!("../kube/main.go")), ("kubelet.go", kubelet), ("go.mod", module), ("go.sum", sums)],
+            files: vec![
+                ("main.go", include_str!("../kube/main.go")),
+                ("kubelet.go", kubelet),
+                ("go.mod", module),
+                ("go.sum", sums),
+            ],
             output: "kube",
             linked: format!(
                 " -X {base}.gitVersion=v{version} -X {base}.gitMajor={major} -X {base}.gitMinor={rest} -X k8s.io/client-go/pkg/version.gitVersion=v{version}"
@@ -141,7 +167,9 @@ impl Component {
     /// All that decides what comes out.
     fn recipe(&self) -> String {
         match &self.source {
-            Source::Install { packages, tags, cgo } => format!("install {packages:?} {} tags={tags} cgo={cgo}", self.version),
+            Source::Install { packages, tags, cgo } => {
+                format!("install {packages:?} {} tags={tags} cgo={cgo}", self.version)
+            }
             Source::Module { files, output, linked } => format!("module {files:?} {output} {linked}"),
         }
     }
@@ -161,7 +189,8 @@ impl Component {
         let log = self.log();
         paths::write(&log, format!("{go:?}\n"))?;
         let file = fs::File::options().append(true).open(&log)?;
-        let status = go.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status().context("cannot start go")?;
+        let status =
+            go.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status().context("cannot start go")?;
         if !status.success() {
             stop.check()?;
             bail!("{} {} does not build ({status}); {}", self.name, self.version, tail(&log));
@@ -230,10 +259,12 @@ fn link(bin: &Path, components: &[Component]) -> Result<()> {
 
 /// The image that holds a pod's namespaces is compiled from Kubernetes' own `pause.c`; CoreDNS is what was built.
 fn own_images(go: &Path, bin: &Path, kubernetes: &str) -> Result<()> {
-    let sources = run(Command::new(go)
-        .env("GOFLAGS", "")
-        .env("GOWORK", "off")
-        .args(["mod", "download", "-json", &format!("k8s.io/kubernetes@v{kubernetes}")]))?;
+    let sources = run(Command::new(go).env("GOFLAGS", "").env("GOWORK", "off").args([
+        "mod",
+        "download",
+        "-json",
+        &format!("k8s.io/kubernetes@v{kubernetes}"),
+    ]))?;
     let sources: serde_json::Value = serde_json::from_str(&sources)?;
     let folder = sources["Dir"].as_str().context("go does not say where Kubernetes' sources are")?;
     let work = tempfile::tempdir()?;

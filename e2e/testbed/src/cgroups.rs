@@ -29,7 +29,8 @@ pub(crate) fn directories(cgroup: &str) -> Vec<PathBuf> {
     let hierarchies = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);
         let (path, kind) = (words.next()?, words.next()?);
-        (matches!(kind, "cgroup" | "cgroup2") && path.starts_with("/sys/fs/cgroup/")).then(|| Path::new(path).join(cgroup))
+        (matches!(kind, "cgroup" | "cgroup2") && path.starts_with("/sys/fs/cgroup/"))
+            .then(|| Path::new(path).join(cgroup))
     });
     hierarchies.collect()
 }

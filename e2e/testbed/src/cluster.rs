@@ -104,9 +104,15 @@ impl Cluster {
             let cleared = remove(&layout, true);
             let note = match cleared {
                 Ok(()) => "what had been started is gone again".to_owned(),
-                Err(left) => format!("and something is left ({left:#}); `pollux-testbed down --name {}` removes it", layout.name),
+                Err(left) => {
+                    format!("and something is left ({left:#}); `pollux-testbed down --name {}` removes it", layout.name)
+                }
             };
-            return Err(error.context(format!("cluster {} did not start (logs: {}); {note}", layout.name, layout.folder.join("log").display())));
+            return Err(error.context(format!(
+                "cluster {} did not start (logs: {}); {note}",
+                layout.name,
+                layout.folder.join("log").display()
+            )));
         }
         if !options.quiet {
             eprintln!("   cluster {} is up after {:.1} s", layout.name, begun.elapsed().as_secs_f64());
@@ -126,7 +132,13 @@ impl Cluster {
         let folder = paths::cluster(name)?;
         let _lock = lock(name)?;
         // What is needed to clear it follows from its name.
-        let unknown = Layout { name: name.to_owned(), nodes: 0, kubernetes: String::new(), bin: PathBuf::new(), folder: folder.clone() };
+        let unknown = Layout {
+            name: name.to_owned(),
+            nodes: 0,
+            kubernetes: String::new(),
+            bin: PathBuf::new(),
+            folder: folder.clone(),
+        };
         remove(&Layout::read(&folder).unwrap_or(unknown), false)
     }
 
@@ -159,7 +171,9 @@ impl Cluster {
         if cluster.layout != *wanted {
             bail!(
                 "cluster {} runs already, as Kubernetes {} with {} nodes: `pollux-testbed down --name {0}` first, or choose another name",
-                wanted.name, cluster.layout.kubernetes, cluster.layout.nodes
+                wanted.name,
+                cluster.layout.kubernetes,
+                cluster.layout.nodes
             );
         }
         for node in 1..=cluster.layout.nodes {
@@ -216,7 +230,8 @@ impl Cluster {
 
     /// The API server's address on the host.
     pub fn api_address(&self) -> Result<SocketAddr> {
-        let text = fs::read_to_string(self.layout.folder.join("forwards/forward-api")).context("the cluster is not up")?;
+        let text =
+            fs::read_to_string(self.layout.folder.join("forwards/forward-api")).context("the cluster is not up")?;
         Ok(text.split(' ').next().unwrap_or_default().parse()?)
     }
 
@@ -234,7 +249,8 @@ impl Cluster {
     pub fn forward(&self, target: &str, port: u16) -> Result<SocketAddr> {
         let target = forward::resolve(&self.layout, target)?;
         let taken = |name: &String| self.layout.folder.join("forwards").join(name).exists();
-        let name = (1..).map(|number| format!("forward-{number}")).find(|name| !taken(name)).context("numbers do not end")?;
+        let name =
+            (1..).map(|number| format!("forward-{number}")).find(|name| !taken(name)).context("numbers do not end")?;
         forward::open(&self.layout, &name, &self.layout.node_namespace(1), &target, port)
     }
 
@@ -287,7 +303,10 @@ fn start(layout: &Layout, options: &Options) -> Result<()> {
         wait_ready(layout, stop)
     })?;
     let env = layout.folder.join("env");
-    paths::write(&env, format!("export PATH={}:$PATH KUBECONFIG={}\n", layout.bin.display(), layout.kubeconfig().display()))?;
+    paths::write(
+        &env,
+        format!("export PATH={}:$PATH KUBECONFIG={}\n", layout.bin.display(), layout.kubeconfig().display()),
+    )?;
     paths::hand_back(&[&layout.kubeconfig(), &env])
 }
 
@@ -306,13 +325,17 @@ fn wait_ready(layout: &Layout, stop: &Stop) -> Result<()> {
 
 /// What Kubernetes says of its nodes.
 pub(crate) fn readiness(layout: &Layout) -> Result<HashMap<String, bool>> {
-    let nodes: Value = serde_json::from_str(&run(layout.kubectl().args(["get", "nodes", "-o", "json", "--request-timeout=10s"]))?)?;
+    let nodes: Value =
+        serde_json::from_str(&run(layout.kubectl().args(["get", "nodes", "-o", "json", "--request-timeout=10s"]))?)?;
     let items = nodes["items"].as_array().cloned().unwrap_or_default();
     let ready = |node: &Value| {
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     };
-    Ok(items.iter().map(|node| (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), ready(node))).collect())
+    Ok(items
+        .iter()
+        .map(|node| (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), ready(node)))
+        .collect())
 }
 
 /// Clears everything of a cluster and then its folder (but its logs, if they are wanted).

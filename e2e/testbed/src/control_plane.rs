@@ -26,22 +26,35 @@ pub(crate) fn certificates(layout: &Layout) -> Result<()> {
     let authority = Authority::new(&layout.pki())?;
     let server = format!("https://{CONTROL_PLANE}:6443");
     let mut names = vec![pki::ip([127, 0, 0, 1].into()), pki::ip(API_SERVICE), pki::ip(CONTROL_PLANE)];
-    for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"] {
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    ] {
         names.push(pki::dns(name)?);
     }
     authority.certificate("apiserver", None, "kube-apiserver", &names)?;
     authority.certificate("admin", Some("system:masters"), "admin", &[])?;
     authority.certificate("apiserver-kubelet", Some("system:masters"), "apiserver-kubelet", &[])?;
-    for (file, user) in
-        [("controller-manager", "system:kube-controller-manager"), ("scheduler", "system:kube-scheduler"), ("proxy", "system:kube-proxy")]
-    {
+    for (file, user) in [
+        ("controller-manager", "system:kube-controller-manager"),
+        ("scheduler", "system:kube-scheduler"),
+        ("proxy", "system:kube-proxy"),
+    ] {
         authority.certificate(file, None, user, &[])?;
         authority.kubeconfig(file, &server)?;
     }
     for node in 1..=layout.nodes {
         let name = format!("node-{node}");
         let names = [pki::dns(&name)?, pki::ip([127, 0, 0, 1].into()), pki::ip(Layout::node_address(node))];
-        authority.certificate(&format!("kubelet-{node}"), Some("system:nodes"), &format!("system:node:{name}"), &names)?;
+        authority.certificate(
+            &format!("kubelet-{node}"),
+            Some("system:nodes"),
+            &format!("system:node:{name}"),
+            &names,
+        )?;
         authority.kubeconfig(&format!("kubelet-{node}"), &server)?;
     }
     Ok(())

@@ -15,7 +15,13 @@ const MANIFEST: &str = include_str!("../coredns.yaml");
 /// Creates it.
 pub(crate) fn apply(layout: &Layout) -> Result<()> {
     let manifest = MANIFEST.replace("$IMAGE", IMAGE).replace("$ADDRESS", &DNS_SERVICE.to_string());
-    let mut kubectl = layout.kubectl().args(["apply", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut kubectl = layout
+        .kubectl()
+        .args(["apply", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
     kubectl.stdin.take().context("a pipe was asked for")?.write_all(manifest.as_bytes())?;
     let output = kubectl.wait_with_output()?;
     ensure!(output.status.success(), "CoreDNS: {}", String::from_utf8_lossy(&output.stderr));

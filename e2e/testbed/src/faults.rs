@@ -127,7 +127,8 @@ impl Cluster {
     }
 
     fn processes_at(&self, place: &Place, pod: &Pod, container: Option<&str>) -> Result<Vec<i32>> {
-        let wanted: Vec<_> = place.containers.iter().filter(|(name, _)| container.is_none_or(|wanted| wanted == name)).collect();
+        let wanted: Vec<_> =
+            place.containers.iter().filter(|(name, _)| container.is_none_or(|wanted| wanted == name)).collect();
         if let (Some(name), true) = (container, wanted.is_empty()) {
             let names = place.containers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
             bail!("{}/{} has no running container {name} (it has: {names})", pod.namespace, pod.name);
@@ -141,15 +142,27 @@ impl Cluster {
 
     /// Where a pod runs, by asking the API server; so a fault that needs it fails while that is stopped.
     fn place(&self, pod: &Pod) -> Result<Place> {
-        let text = run(self.kubectl().args(["get", "pod", "-n", &pod.namespace, &pod.name, "-o", "json", "--request-timeout=10s"]))?;
+        let text = run(self.kubectl().args([
+            "get",
+            "pod",
+            "-n",
+            &pod.namespace,
+            &pod.name,
+            "-o",
+            "json",
+            "--request-timeout=10s",
+        ]))?;
         let found: Value = serde_json::from_str(&text)?;
         let status = &found["status"];
-        let statuses = ["containerStatuses", "initContainerStatuses"].map(|list| status[list].as_array().cloned().unwrap_or_default());
+        let statuses = ["containerStatuses", "initContainerStatuses"]
+            .map(|list| status[list].as_array().cloned().unwrap_or_default());
         let containers = statuses.iter().flatten().filter_map(|container| {
             let id = container["containerID"].as_str()?.strip_prefix("containerd://")?;
             Some((container["name"].as_str()?.to_owned(), id.to_owned()))
         });
-        let node = found["spec"]["nodeName"].as_str().with_context(|| format!("{}/{} is on no node yet", pod.namespace, pod.name))?;
+        let node = found["spec"]["nodeName"]
+            .as_str()
+            .with_context(|| format!("{}/{} is on no node yet", pod.namespace, pod.name))?;
         Ok(Place {
             uid: found["metadata"]["uid"].as_str().context("a pod has a uid")?.to_owned(),
             node: self.number(node)?,
@@ -200,7 +213,11 @@ impl Cluster {
         let layout = &self.layout;
         sh_words(&format!("ip -n {} link set n{number} up", layout.namespace()))?;
         node::routes(layout, number)?;
-        sh_words(&format!("ip -n {} route replace 10.88.{number}.0/24 via {}", layout.namespace(), Layout::node_address(number)))?;
+        sh_words(&format!(
+            "ip -n {} route replace 10.88.{number}.0/24 via {}",
+            layout.namespace(),
+            Layout::node_address(number)
+        ))?;
         if layout.pid(&format!("containerd-{number}")).is_none() {
             node::start_containerd(layout, number, &[], &Stop::default())?;
         }
@@ -261,7 +278,9 @@ impl Cluster {
             rules.push(format!("-A POLLUX-OUT -d {own} -m conntrack --ctorigdst {from}"));
         }
         let comment = format!("-m comment --comment {}", place.uid);
-        rules.iter().try_for_each(|rule| iptables(&self.layout, place.node, &format!("{rule} {comment} -j DROP")).map(drop))
+        rules
+            .iter()
+            .try_for_each(|rule| iptables(&self.layout, place.node, &format!("{rule} {comment} -j DROP")).map(drop))
     }
 
     /// Ends all cuts of a pod. (Those of one that is gone end with [`Cluster::heal_node`].)

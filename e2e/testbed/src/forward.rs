@@ -19,7 +19,8 @@ use crate::process::run;
 /// Opens `127.0.0.1:port` (0: any free one) and starts the process that serves it.
 pub(crate) fn open(layout: &Layout, name: &str, namespace: &str, target: &str, port: u16) -> Result<SocketAddr> {
     let target: SocketAddr = target.parse().with_context(|| format!("{target} is no ADDRESS:PORT"))?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;
     let address = listener.local_addr()?;
     let words = [helper()?.to_string_lossy().into_owned(), "serve-forward".to_owned(), target.to_string()];
     layout.start(name, &layout.enter(namespace, None)?, &words, Some(OwnedFd::from(listener)))?;
@@ -61,9 +62,12 @@ fn helper() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // Beside this program, or one up: cargo keeps programs of tests in target/debug/deps.
     let near = own.ancestors().skip(1).take(2).map(|folder| folder.join("pollux-testbed"));
-    near.into_iter()
-        .find(|path| path.is_file())
-        .with_context(|| format!("no pollux-testbed near {}: build it (cargo build -p pollux-testbed) or name it in POLLUX_TESTBED_PROGRAM", own.display()))
+    near.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!(
+            "no pollux-testbed near {}: build it (cargo build -p pollux-testbed) or name it in POLLUX_TESTBED_PROGRAM",
+            own.display()
+        )
+    })
 }
 
 /// Accepts on standard input, a listening socket, and passes every connection on. Never returns.

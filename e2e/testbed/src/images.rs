@@ -26,7 +26,8 @@ pub fn write_image(program: &Path, name: &str, to: &Path) -> Result<()> {
     }))?;
     let (config_name, layer_name) = (format!("{}.json", hex(&config)), format!("{layer_digest}.tar"));
     let manifest = serde_json::to_vec(&json!([{ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }]))?;
-    let archive = tar(&[(&layer_name, 0o644, &layer), (&config_name, 0o644, &config), ("manifest.json", 0o644, &manifest)])?;
+    let archive =
+        tar(&[(&layer_name, 0o644, &layer), (&config_name, 0o644, &config), ("manifest.json", 0o644, &manifest)])?;
     crate::paths::write(to, archive)
 }
 
@@ -91,7 +92,8 @@ mod tests {
 
         let listed = run(Command::new("tar").arg("-xvf").arg(&archive).arg("-C").arg(folder.path())).unwrap();
         assert!(listed.contains("manifest.json"), "{listed}");
-        let manifest: serde_json::Value = serde_json::from_slice(&fs::read(folder.path().join("manifest.json")).unwrap()).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&fs::read(folder.path().join("manifest.json")).unwrap()).unwrap();
         let layer = folder.path().join(manifest[0]["Layers"][0].as_str().unwrap());
         let inner = run(Command::new("tar").arg("-tvf").arg(layer)).unwrap();
         assert!(inner.contains("-rwxr-xr-x 0/0") && inner.contains("1000") && inner.contains("hello"), "{inner}");

@@ -113,7 +113,8 @@ impl Layout {
         // nsenter, not `ip netns exec`: that would mount a new /sys and hide the cgroups.
         let mut words = vec!["nsenter".to_owned(), format!("--net={}", host::namespace(namespace).display())];
         if let Some(node) = mounts_of {
-            let keeper = self.pid(&format!("mounts-{node}")).with_context(|| format!("node-{node} has no mount namespace"))?;
+            let keeper =
+                self.pid(&format!("mounts-{node}")).with_context(|| format!("node-{node} has no mount namespace"))?;
             words.push(format!("--mount=/proc/{keeper}/ns/mnt"));
         }
         Ok(words)
@@ -123,7 +124,11 @@ impl Layout {
     pub(crate) fn start(&self, name: &str, inside: &[String], words: &[String], stdin: Option<OwnedFd>) -> Result<()> {
         let path = self.log(name);
         fs::create_dir_all(self.folder.join("log"))?;
-        let log = File::options().create(true).append(true).open(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         let search = std::env::var("PATH").unwrap_or_default();
         // Nothing of the caller's environment: a proxy variable would send the cluster's own calls elsewhere.
         let child = Command::new("setsid")
@@ -183,6 +188,10 @@ mod tests {
         let folder = PathBuf::from("/c/a");
         let layout = Layout { name: "a".into(), nodes: 2, kubernetes: "1.36.3".into(), bin: folder.clone(), folder };
         assert!(layout.is_namespace("pollux-a") && layout.is_namespace("pollux-a-node-2"));
-        assert!(!layout.is_namespace("pollux-a-b") && !layout.is_namespace("pollux-a-b-node-1") && !layout.is_namespace("a"));
+        assert!(
+            !layout.is_namespace("pollux-a-b")
+                && !layout.is_namespace("pollux-a-b-node-1")
+                && !layout.is_namespace("a")
+        );
     }
 }

@@ -84,7 +84,9 @@ enum Command {
         cluster: Name,
     },
     /// Open a port on 127.0.0.1 for an address inside; it stays open until `down`
-    #[command(after_help = "Examples:\n  pollux-testbed forward 10.88.1.7:8090\n  pollux-testbed forward --port 8090 service/botapi/emulator:8090")]
+    #[command(
+        after_help = "Examples:\n  pollux-testbed forward 10.88.1.7:8090\n  pollux-testbed forward --port 8090 service/botapi/emulator:8090"
+    )]
     Forward {
         #[command(flatten)]
         cluster: Name,
@@ -122,7 +124,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Build { kubernetes } => {
-            let bin = pollux_testbed::build(&kubernetes, false, &stop_on_signal("what was being built is thrown away"))?;
+            let bin =
+                pollux_testbed::build(&kubernetes, false, &stop_on_signal("what was being built is thrown away"))?;
             println!("{}", bin.display());
         }
         Command::Up { cluster, nodes, kubernetes, port, images } => {
@@ -159,7 +162,9 @@ fn stop_on_signal(what: &'static str) -> Stop {
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
-            let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else { return };
+            let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+                return;
+            };
             for round in 0.. {
                 tokio::select! {
                     _ = tokio::signal::ctrl_c() => {}
@@ -183,14 +188,22 @@ fn reach(cluster: &Cluster) -> Result<()> {
     println!("cluster {} on https://{address}", cluster.name());
     println!("  in this shell:  {}", bold(format!(". {}", cluster.env_file().display())));
     println!("  then:           kubectl get nodes");
-    println!("  from elsewhere: ssh -L {0}:127.0.0.1:{0} {1}   with a copy of {2}", address.port(), host(), cluster.kubeconfig().display());
+    println!(
+        "  from elsewhere: ssh -L {0}:127.0.0.1:{0} {1}   with a copy of {2}",
+        address.port(),
+        host(),
+        cluster.kubeconfig().display()
+    );
     println!("  to end it:      pollux-testbed down --name {}", cluster.name());
     Ok(())
 }
 
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).map(|user| format!("{user}@")).unwrap_or_default();
+    let user = std::env::var("SUDO_USER")
+        .or_else(|_| std::env::var("USER"))
+        .map(|user| format!("{user}@"))
+        .unwrap_or_default();
     format!("{user}{}", name.trim())
 }
 

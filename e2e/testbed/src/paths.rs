@@ -20,7 +20,9 @@ const LONGEST_FOLDER: usize = 60;
 pub fn cache() -> PathBuf {
     let named = std::env::var_os("POLLUX_CACHE").filter(|value| !value.is_empty()).map(PathBuf::from);
     named.unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").filter(|value| !value.is_empty()).map_or_else(|| PathBuf::from("/root"), PathBuf::from);
+        let home = std::env::var_os("HOME")
+            .filter(|value| !value.is_empty())
+            .map_or_else(|| PathBuf::from("/root"), PathBuf::from);
         home.join(".cache/pollux")
     })
 }
@@ -34,7 +36,11 @@ pub(crate) fn bin(kubernetes: &str) -> PathBuf {
 pub(crate) fn cluster(name: &str) -> Result<PathBuf> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     ensure!(
-        (1..=16).contains(&name.len()) && name.chars().all(fine) && !name.starts_with('-') && !name.ends_with('-') && !name.contains("-node"),
+        (1..=16).contains(&name.len())
+            && name.chars().all(fine)
+            && !name.starts_with('-')
+            && !name.ends_with('-')
+            && !name.contains("-node"),
         "a cluster's name is 1 to 16 lower-case letters, digits and dashes (and not \"-node\"), not {name:?}"
     );
     let folder = clusters().join(name);

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
+};
 
 /// A certificate authority, its files in one folder.
 pub(crate) struct Authority {
@@ -22,7 +25,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(None, "pollux-testbed");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let private = key.serialize_pem();
         let issuer = CertifiedIssuer::self_signed(params, key)?;
@@ -36,7 +40,13 @@ impl Authority {
     }
 
     /// Writes `FILE.crt` and `FILE.key` for somebody, good for serving and for calling.
-    pub(crate) fn certificate(&self, file: &str, organization: Option<&str>, common: &str, names: &[SanType]) -> Result<()> {
+    pub(crate) fn certificate(
+        &self,
+        file: &str,
+        organization: Option<&str>,
+        common: &str,
+        names: &[SanType],
+    ) -> Result<()> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(organization, common);
         params.subject_alt_names = names.to_vec();

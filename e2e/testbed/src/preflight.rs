@@ -27,9 +27,17 @@ const TO_RUN: [Package; 6] = [
 ];
 const TO_BUILD: [Package; 4] = [
     Package { name: "gcc", shown_by: &["gcc"], why: "runc is built with cgo" },
-    Package { name: "libc6-dev", shown_by: &["/usr/include/stdlib.h"], why: "runc is built with cgo, and the pause program statically" },
+    Package {
+        name: "libc6-dev",
+        shown_by: &["/usr/include/stdlib.h"],
+        why: "runc is built with cgo, and the pause program statically",
+    },
     Package { name: "pkg-config", shown_by: &["pkg-config"], why: "runc finds libseccomp by it" },
-    Package { name: "libseccomp-dev", shown_by: &["/usr/include/seccomp.h"], why: "runc without seccomp starts no restricted pod" },
+    Package {
+        name: "libseccomp-dev",
+        shown_by: &["/usr/include/seccomp.h"],
+        why: "runc without seccomp starts no restricted pod",
+    },
 ];
 const GIB: u64 = 1 << 30;
 
@@ -58,7 +66,9 @@ pub(crate) fn for_build(much: bool) -> Result<PathBuf> {
 pub(crate) fn for_start() -> Result<()> {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        return told(vec!["root is needed for namespaces, mounts and cgroups: use sudo (files are handed back to you)".to_owned()]);
+        return told(vec![
+            "root is needed for namespaces, mounts and cgroups: use sudo (files are handed back to you)".to_owned(),
+        ]);
     }
     install(&TO_RUN)?;
     let mut problems = Vec::new();
@@ -88,7 +98,10 @@ fn told(problems: Vec<String>) -> Result<()> {
 
 fn architecture(problems: &mut Vec<String>) {
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-        problems.push(format!("{} is not an architecture that Kubernetes runs on here (x86_64, aarch64)", std::env::consts::ARCH));
+        problems.push(format!(
+            "{} is not an architecture that Kubernetes runs on here (x86_64, aarch64)",
+            std::env::consts::ARCH
+        ));
     }
 }
 
@@ -107,14 +120,19 @@ fn disk(least: u64, problems: &mut Vec<String>) {
     if let Ok(stat) = rustix::fs::statvfs(existing) {
         let free = stat.f_bavail * stat.f_frsize / GIB;
         if free < least {
-            problems.push(format!("{least} GB of free disk are needed below {} ({free} GB are free; POLLUX_CACHE names another place)", existing.display()));
+            problems.push(format!(
+                "{least} GB of free disk are needed below {} ({free} GB are free; POLLUX_CACHE names another place)",
+                existing.display()
+            ));
         }
     }
 }
 
 /// sudo takes Go's usual place out of PATH.
 fn find_go() -> Option<PathBuf> {
-    find("go").or_else(|| ["/usr/local/go/bin/go", "/usr/lib/go-1.26/bin/go"].map(PathBuf::from).into_iter().find(|path| path.is_file()))
+    find("go").or_else(|| {
+        ["/usr/local/go/bin/go", "/usr/lib/go-1.26/bin/go"].map(PathBuf::from).into_iter().find(|path| path.is_file())
+    })
 }
 
 /// `go version go1.26.8 linux/amd64` → 26.
@@ -137,13 +155,19 @@ fn install(packages: &[Package]) -> Result<()> {
     let names = missing.iter().map(|package| package.name).collect::<Vec<_>>();
     if find("apt-get").is_none() || !rustix::process::geteuid().is_root() {
         let list = missing.iter().map(|package| format!("{} ({})", package.name, package.why)).collect::<Vec<_>>();
-        bail!("these Debian packages (or what holds the same) are missing, and apt-get or root to install them: {}", list.join(", "));
+        bail!(
+            "these Debian packages (or what holds the same) are missing, and apt-get or root to install them: {}",
+            list.join(", ")
+        );
     }
     for package in &missing {
         eprintln!("   installing {}: {}", package.name, package.why);
     }
     run(&mut command(["apt-get", "update"]))?;
-    run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "--no-install-recommends"]).args(&names))?;
+    run(Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&names))?;
     Ok(())
 }
 

@@ -83,7 +83,12 @@ pub(crate) fn tail(log: &Path) -> String {
 }
 
 /// Polls until `probe` says yes. An error of the probe ends the wait at once.
-pub(crate) fn wait_for(what: &str, limit: Duration, stop: &Stop, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait_for(
+    what: &str,
+    limit: Duration,
+    stop: &Stop,
+    mut probe: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let end = Instant::now() + limit;
     loop {
         if probe()? {
@@ -113,9 +118,10 @@ pub(crate) fn is_marked(pid: i32, folder: &Path) -> bool {
 pub(crate) fn any_marked() -> bool {
     let prefix = format!("{MARKER}=");
     let own = std::process::id().cast_signed();
-    all_pids().into_iter().filter(|pid| *pid != own).any(|pid| {
-        environment(pid).split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes()))
-    })
+    all_pids()
+        .into_iter()
+        .filter(|pid| *pid != own)
+        .any(|pid| environment(pid).split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes())))
 }
 
 fn environment(pid: i32) -> Vec<u8> {

@@ -6,7 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 /// Runs a stage: says what it is and how long it should take before, and how long it took after.
-pub(crate) fn stage<T>(quiet: bool, name: &str, expected: Duration, log: Option<&Path>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn stage<T>(
+    quiet: bool,
+    name: &str,
+    expected: Duration,
+    log: Option<&Path>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let begin = Instant::now();
     if !quiet && expected > Duration::from_secs(8) {
         let log = log.map(|log| format!("; log: {}", log.display())).unwrap_or_default();
@@ -23,7 +29,11 @@ pub(crate) fn stage<T>(quiet: bool, name: &str, expected: Duration, log: Option<
 /// `4.2 s`, `3 min 20 s`.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds < 60 { format!("{:.1} s", duration.as_secs_f64()) } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{:.1} s", duration.as_secs_f64())
+    } else {
+        format!("{} min {} s", seconds / 60, seconds % 60)
+    }
 }
 
 #[cfg(test)]

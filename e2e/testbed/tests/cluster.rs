@@ -78,7 +78,9 @@ fn a_killed_container_comes_back_and_a_stopped_one_stands_still(cluster: &Cluste
     let (pod, address) = web(cluster, "node-2");
     let before = cluster.processes(&pod, Some("bot")).unwrap();
     assert_eq!(cluster.signal(&pod, Some("bot"), Signal::Kill).unwrap(), before);
-    eventually("another process", SOON, || cluster.processes(&pod, Some("bot")).is_ok_and(|now| !now.is_empty() && now != before));
+    eventually("another process", SOON, || {
+        cluster.processes(&pod, Some("bot")).is_ok_and(|now| !now.is_empty() && now != before)
+    });
 
     let door = cluster.forward(&format!("{address}:8080"), 0).unwrap();
     eventually("the new process answers", SOON, || ok(door, "/").is_some());
@@ -130,7 +132,8 @@ fn a_dead_node_has_no_process_and_comes_back(cluster: &Cluster) {
     assert!(!pids.is_empty());
     cluster.kill_node("node-2").unwrap();
     // What is dead may wait for a slow process 1 to notice.
-    let alive = |pid: &&i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| !text.contains(") Z "));
+    let alive =
+        |pid: &&i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| !text.contains(") Z "));
     assert_eq!(pids.iter().find(alive), None);
     let status = cluster.status();
     let dead: Vec<_> = status.daemons.iter().filter(|(_, pid)| pid.is_none()).map(|(name, _)| name.as_str()).collect();

@@ -39,7 +39,8 @@ pub(crate) fn kubernetes() -> String {
 /// The image of the pods of these tests.
 pub(crate) fn probe_image(folder: &Path) -> PathBuf {
     let archive = folder.join("probe.tar");
-    pollux_testbed::write_image(Path::new(env!("CARGO_BIN_EXE_testbed-probe")), "localhost/testbed/probe:1", &archive).unwrap();
+    pollux_testbed::write_image(Path::new(env!("CARGO_BIN_EXE_testbed-probe")), "localhost/testbed/probe:1", &archive)
+        .unwrap();
     archive
 }
 
@@ -97,7 +98,11 @@ pub(crate) fn host(name: &str) -> String {
     let said = |words: &str| {
         let mut words = words.split(' ');
         let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.starts_with(['#', ':'])).collect::<Vec<_>>().join("\n")
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter(|line| !line.starts_with(['#', ':']))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let of_ours = |text: String| text.lines().filter(|line| line.contains(name)).collect::<Vec<_>>().join("\n");
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
@@ -123,7 +128,8 @@ pub(crate) fn processes(name: &str) -> Vec<i32> {
     let mark = format!("POLLUX_TESTBED={}", pollux_testbed::cache().join("clusters").join(name).display());
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| {
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| text.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()))
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()))
     })
     .collect()
 }
