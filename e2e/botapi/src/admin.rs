@@ -56,8 +56,7 @@ pub(crate) async fn listen(emulator: Emulator, listener: TcpListener) {
             let emulator = emulator.clone();
             async move { Ok::<_, std::convert::Infallible>(handle(&emulator, request).await) }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move { stop.run_until_cancelled(connection).await });
     }
 }
@@ -68,11 +67,7 @@ struct Refused(StatusCode, String);
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        let status = if error == Error::UnknownBot {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::BAD_REQUEST
-        };
+        let status = if error == Error::UnknownBot { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
         Self(status, error.to_string())
     }
 }
@@ -83,27 +78,18 @@ fn bad(text: impl std::fmt::Display) -> Refused {
 
 async fn handle(emulator: &Emulator, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
-    let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
-        .into_owned()
-        .collect();
+    let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
         return failure(&bad("the body is too big or was cut off"));
     };
-    let admin = Admin {
-        emulator,
-        query,
-        body: body.to_bytes(),
-    };
+    let admin = Admin { emulator, query, body: body.to_bytes() };
     let answer = match (&parts.method, parts.uri.path()) {
         (&Method::GET, "/") => return text("text/html; charset=utf-8", PAGE.into()),
         (&Method::GET, "/healthz") => return text("text/plain", "ok".into()),
         (&Method::POST, path) => admin.post(path),
         (&Method::DELETE, path) => admin.delete(path),
         (&Method::GET, path) => admin.get(path).await,
-        _ => Err(Refused(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "GET, POST or DELETE".to_owned(),
-        )),
+        _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "GET, POST or DELETE".to_owned())),
     };
     match answer {
         Ok(value) => text("application/json", value.to_string()),
@@ -113,12 +99,8 @@ async fn handle(emulator: &Emulator, request: Request<Incoming>) -> Response<Ful
 
 fn text(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -207,20 +189,14 @@ impl Admin<'_> {
             }
             "/settled" => {
                 let limit = self.seconds("timeout")?.unwrap_or(DEFAULT_SETTLED);
-                value(
-                    &e.settled(self.argument("token"), limit, self.seconds("quiet")?)
-                        .await?,
-                )
+                value(&e.settled(self.argument("token"), limit, self.seconds("quiet")?).await?)
             }
             "/ledger" => value(&e.ledger(&self.token()?)?),
             "/polls" => value(&e.polls(&self.token()?)?),
             "/requests" => value(&e.requests(&self.token()?)?),
             "/timeline" => {
                 let minutes = self.number("minutes")?.unwrap_or(DEFAULT_MINUTES);
-                value(&timeline::timeline(
-                    e,
-                    Duration::try_from_secs_f64(minutes * 60.0).map_err(bad)?,
-                ))
+                value(&timeline::timeline(e, Duration::try_from_secs_f64(minutes * 60.0).map_err(bad)?))
             }
             _ => Err(not_found(path)),
         }
@@ -240,17 +216,11 @@ impl Admin<'_> {
             Some(_) => return Err(bad("token: a string")),
             None => self.token()?,
         };
-        Ok((
-            token,
-            serde_json::from_value(Value::Object(members)).map_err(bad)?,
-        ))
+        Ok((token, serde_json::from_value(Value::Object(members)).map_err(bad)?))
     }
 
     fn argument(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     fn token(&self) -> Result<String, Refused> {
@@ -266,23 +236,18 @@ impl Admin<'_> {
     }
 
     fn number(&self, name: &str) -> Result<Option<f64>, Refused> {
-        let parse = |text: &str| {
-            text.parse::<f64>()
-                .map_err(|_| bad(format!("{name}: a number")))
-        };
+        let parse = |text: &str| text.parse::<f64>().map_err(|_| bad(format!("{name}: a number")));
         self.argument(name).map(parse).transpose()
     }
 
     fn seconds(&self, name: &str) -> Result<Option<Duration>, Refused> {
-        let duration =
-            |seconds| Duration::try_from_secs_f64(seconds).map_err(|e| bad(format!("{name}: {e}")));
+        let duration = |seconds| Duration::try_from_secs_f64(seconds).map_err(|e| bad(format!("{name}: {e}")));
         self.number(name)?.map(duration).transpose()
     }
 }
 
 fn value(answer: &impl Serialize) -> Answer {
-    serde_json::to_value(answer)
-        .map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    serde_json::to_value(answer).map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
 fn not_found(path: &str) -> Refused {

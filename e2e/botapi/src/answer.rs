@@ -24,10 +24,7 @@ impl Answer {
     }
 
     pub(crate) fn ok_described(description: &str) -> Self {
-        Self::json(
-            200,
-            json!({"ok": true, "result": true, "description": description}).to_string(),
-        )
+        Self::json(200, json!({"ok": true, "result": true, "description": description}).to_string())
     }
 
     pub(crate) fn error(status: u16, description: &str) -> Self {
@@ -42,10 +39,7 @@ impl Answer {
             "description": format!("Too Many Requests: retry after {seconds}"),
             "parameters": {"retry_after": seconds},
         });
-        Self {
-            retry_after: Some(seconds),
-            ..Self::json(429, body.to_string())
-        }
+        Self { retry_after: Some(seconds), ..Self::json(429, body.to_string()) }
     }
 
     /// What the proxy before the server answers when the server does not.
@@ -55,10 +49,7 @@ impl Answer {
             "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n<center><h1>{status} {reason}</h1></center>\r\n\
              <hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
         );
-        Self {
-            html: true,
-            ..Self::json(status, body)
-        }
+        Self { html: true, ..Self::json(status, body) }
     }
 
     /// The usual text of a status, for faults.
@@ -72,22 +63,16 @@ impl Answer {
     }
 
     fn json(status: u16, body: String) -> Self {
-        Self {
-            status,
-            body,
-            retry_after: None,
-            html: false,
-        }
+        Self { status, body, retry_after: None, html: false }
     }
 }
 
 fn reason(status: u16) -> &'static str {
-    http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|s| s.canonical_reason())
-        .unwrap_or("Error")
+    http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
 }
 
-pub(crate) const CONFLICT_GET_UPDATES: &str = "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running";
-pub(crate) const CONFLICT_WEBHOOK: &str = "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first";
+pub(crate) const CONFLICT_GET_UPDATES: &str =
+    "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running";
+pub(crate) const CONFLICT_WEBHOOK: &str =
+    "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first";
 pub(crate) const CONFLICT_SET_WEBHOOK: &str = "Conflict: terminated by setWebhook request";

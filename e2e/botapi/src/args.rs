@@ -25,10 +25,7 @@ pub(crate) fn target(path: &str) -> Option<Target> {
     let path = percent_decode_str(path).decode_utf8_lossy();
     let (token, rest) = path.strip_prefix("/bot")?.split_once('/')?;
     let method = rest.strip_prefix("test/").unwrap_or(rest);
-    Some(Target {
-        token: token.to_owned(),
-        method: method.to_owned(),
-    })
+    Some(Target { token: token.to_owned(), method: method.to_owned() })
 }
 
 /// Arguments in the order in which they were read.
@@ -54,10 +51,7 @@ impl Args {
 
     /// The first argument of this name; empty when there is none.
     pub(crate) fn get(&self, name: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .map_or("", |(_, value)| value)
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
     /// An integer; none: missing or empty.
@@ -68,17 +62,12 @@ impl Args {
 
     /// An integer of 32 bits; 0 when it is missing.
     pub(crate) fn int32(&self, name: &str) -> Option<i32> {
-        let clamped = self
-            .integer(name)?
-            .clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+        let clamped = self.integer(name)?.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
         i32::try_from(clamped).ok()
     }
 
     pub(crate) fn boolean(&self, name: &str) -> bool {
-        matches!(
-            self.get(name).to_ascii_lowercase().as_str(),
-            "true" | "yes" | "1"
-        )
+        matches!(self.get(name).to_ascii_lowercase().as_str(), "true" | "yes" | "1")
     }
 
     fn form(&mut self, text: &[u8]) {
@@ -106,8 +95,7 @@ impl Args {
                 return;
             };
             if !is_file {
-                self.0
-                    .push((name, String::from_utf8_lossy(&bytes).into_owned()));
+                self.0.push((name, String::from_utf8_lossy(&bytes).into_owned()));
             }
         }
     }
@@ -118,9 +106,7 @@ fn leading_integer(text: &str) -> i64 {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let end = digits
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     let value = digits[..end].parse::<i64>().unwrap_or(0);
     if negative { -value } else { value }
 }
@@ -166,18 +152,12 @@ mod tests {
 
     #[test]
     fn a_path_is_percent_decoded() {
-        assert_eq!(
-            parts("/bot12%3Aab/get%4De"),
-            Some(("12:ab".into(), "getMe".into()))
-        );
+        assert_eq!(parts("/bot12%3Aab/get%4De"), Some(("12:ab".into(), "getMe".into())));
     }
 
     #[test]
     fn a_test_path_and_an_empty_method_are_understood() {
-        assert_eq!(
-            parts("/bot12:ab/test/getMe"),
-            Some(("12:ab".into(), "getMe".into()))
-        );
+        assert_eq!(parts("/bot12:ab/test/getMe"), Some(("12:ab".into(), "getMe".into())));
         assert_eq!(parts("/bot12:ab/"), Some(("12:ab".into(), String::new())));
     }
 
@@ -190,24 +170,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_query_string_beats_the_body() {
-        let args = read(
-            "offset=1",
-            "application/x-www-form-urlencoded",
-            "offset=2&timeout=3",
-        )
-        .await;
+        let args = read("offset=1", "application/x-www-form-urlencoded", "offset=2&timeout=3").await;
         assert_eq!((args.get("offset"), args.get("timeout")), ("1", "3"));
     }
 
     #[tokio::test]
     async fn the_first_occurrence_of_a_name_wins() {
         assert_eq!(read("a=1&a=2", "", "").await.get("a"), "1");
-        assert_eq!(
-            read("", "application/json", r#"{"a":1,"a":2}"#)
-                .await
-                .get("a"),
-            "1"
-        );
+        assert_eq!(read("", "application/json", r#"{"a":1,"a":2}"#).await.get("a"), "1");
     }
 
     #[tokio::test]
@@ -222,12 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bare_json_string_is_the_argument_content_and_null_is_nothing() {
-        assert_eq!(
-            read("", "application/json", r#""hello""#)
-                .await
-                .get("content"),
-            "hello"
-        );
+        assert_eq!(read("", "application/json", r#""hello""#).await.get("content"), "hello");
         assert_eq!(read("", "application/json", "null").await.0, []);
     }
 
@@ -250,9 +215,6 @@ mod tests {
         let args = read("a=12x&b=-5&c=x&d=&e=99999999999&f=yes&g=True&h=on", "", "").await;
         let ints = ["a", "b", "c", "d", "e"].map(|n| args.int32(n));
         assert_eq!(ints, [Some(12), Some(-5), Some(0), None, Some(i32::MAX)]);
-        assert_eq!(
-            ["f", "g", "h"].map(|n| args.boolean(n)),
-            [true, true, false]
-        );
+        assert_eq!(["f", "g", "h"].map(|n| args.boolean(n)), [true, true, false]);
     }
 }

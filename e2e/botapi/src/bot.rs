@@ -117,8 +117,7 @@ impl Bot {
 
     fn take_fault(&mut self, method: &str, lane: &str) -> Option<Fault> {
         let strikes = |f: &Fault| {
-            (f.method == "*" || f.method.eq_ignore_ascii_case(method))
-                && f.lane.as_ref().is_none_or(|l| l == lane)
+            (f.method == "*" || f.method.eq_ignore_ascii_case(method)) && f.lane.as_ref().is_none_or(|l| l == lane)
         };
         let index = self.faults.iter().position(strikes)?;
         let fault = self.faults[index].clone();
@@ -141,8 +140,7 @@ impl Bot {
         if polls {
             self.record_poll(now, &call);
         } else {
-            self.journal
-                .request(now, request, call.origin.clone(), &call.method);
+            self.journal.request(now, request, call.origin.clone(), &call.method);
         }
         let Some(fault) = self.take_fault(&method, &lane) else {
             return self.execute(now, date, &method, call);
@@ -174,19 +172,9 @@ impl Bot {
 
     fn record_poll(&mut self, now: At, call: &Call) {
         self.look_for_sender_of_pending(now);
-        let rival = self
-            .server
-            .pending()
-            .and_then(|p| self.waiting.get(&p))
-            .is_some_and(|w| w.sender.alive());
+        let rival = self.server.pending().and_then(|p| self.waiting.get(&p)).is_some_and(|w| w.sender.alive());
         let args = get_updates(&call.args);
-        self.journal.poll(
-            now,
-            call.request,
-            call.origin.clone(),
-            &args,
-            1 + u32::from(rival),
-        );
+        self.journal.poll(now, call.request, call.origin.clone(), &args, 1 + u32::from(rival));
     }
 
     fn execute(&mut self, now: At, date: i64, method: &str, call: Call) -> Reaction {
@@ -202,20 +190,8 @@ impl Bot {
     fn get_updates(&mut self, now: At, call: Call) -> oneshot::Receiver<Answer> {
         let args = get_updates(&call.args);
         let (answer, answered) = oneshot::channel();
-        let Call {
-            request,
-            origin,
-            sender,
-            ..
-        } = call;
-        self.waiting.insert(
-            request,
-            Waiting {
-                origin,
-                sender,
-                answer,
-            },
-        );
+        let Call { request, origin, sender, .. } = call;
+        self.waiting.insert(request, Waiting { origin, sender, answer });
         if self.logged_out {
             self.finish(request, Answer::error(400, "Logged out"));
             return answered;
@@ -245,11 +221,7 @@ impl Bot {
     fn set_webhook(&mut self, now: At, method: &str, call: &Call) -> Answer {
         let set = method == "setwebhook";
         let url_argument = |name| {
-            if set {
-                call.args.get(name).to_owned()
-            } else {
-                String::new()
-            }
+            if set { call.args.get(name).to_owned() } else { String::new() }
         };
         let args = SetWebhook {
             url: url_argument("url"),
@@ -321,11 +293,7 @@ impl Bot {
     }
 
     fn look_for_sender(&mut self, now: At, request: RequestId) {
-        if self
-            .waiting
-            .get(&request)
-            .is_some_and(|w| !w.sender.alive())
-        {
+        if self.waiting.get(&request).is_some_and(|w| !w.sender.alive()) {
             self.journal.gone(now, request);
         }
     }

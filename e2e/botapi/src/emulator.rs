@@ -26,8 +26,7 @@ use crate::{
     journal::LaneNames,
     load::Schedule,
     model::{
-        At, BotVerdict, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord,
-        Settled, Verdict,
+        At, BotVerdict, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord, Settled, Verdict,
     },
     server::RequestId,
     tls,
@@ -114,11 +113,7 @@ impl Emulator {
     }
 
     fn url_of(&self, address: SocketAddr) -> String {
-        let scheme = if self.0.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let scheme = if self.0.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", reachable(address))
     }
 
@@ -156,9 +151,7 @@ impl Emulator {
     /// [`Error::UnknownBot`], or [`Error::Value`]: rate or time between bursts is out of range.
     pub fn load(&self, token: &str, load: Load) -> Result<(), Error> {
         if !(0.0..=10_000.0).contains(&load.rate) || (load.rate > 0.0 && load.rate < 0.001) {
-            return Err(Error::Value(
-                "rate: 0, or 0.001 to 10000 a second".to_owned(),
-            ));
+            return Err(Error::Value("rate: 0, or 0.001 to 10000 a second".to_owned()));
         }
         if load.burst > 0 && load.burst_every < Duration::from_millis(1) {
             return Err(Error::Value("burst_every: at least 0.001 s".to_owned()));
@@ -171,8 +164,7 @@ impl Emulator {
         })?;
         let (emulator, token) = (self.clone(), token.to_owned());
         self.spawn(async move {
-            stop.run_until_cancelled(emulator.run_load(&token, load))
-                .await;
+            stop.run_until_cancelled(emulator.run_load(&token, load)).await;
             // A load that was replaced is cancelled, and its successor is not its to remove.
             let over = !stop.is_cancelled();
             let _ = emulator.change_bot(&token, |bot, _| bot.load.take_if(|_| over));
@@ -184,10 +176,7 @@ impl Emulator {
         let start = tokio::time::Instant::now();
         for (at, chat) in Schedule::new(load) {
             tokio::time::sleep_until(start + at).await;
-            let push = Push {
-                chat,
-                ..Push::default()
-            };
+            let push = Push { chat, ..Push::default() };
             if self.push(token, push).is_err() {
                 return;
             }
@@ -200,10 +189,7 @@ impl Emulator {
 
     /// Whether a load runs.
     pub fn loading(&self, token: &str) -> bool {
-        self.state()
-            .bots
-            .get(token)
-            .is_some_and(|bot| bot.load.is_some())
+        self.state().bots.get(token).is_some_and(|bot| bot.load.is_some())
     }
 
     /// Ends a bot's load.
@@ -241,11 +227,7 @@ impl Emulator {
     pub fn mark(&self, mark: Mark) -> Result<At, Error> {
         let now = self.now();
         self.change(|state| {
-            if mark
-                .token
-                .as_ref()
-                .is_some_and(|token| !state.bots.contains_key(token))
-            {
+            if mark.token.as_ref().is_some_and(|token| !state.bots.contains_key(token)) {
                 return Err(Error::UnknownBot);
             }
             state.marks.push((now, mark));
@@ -299,10 +281,7 @@ impl Emulator {
                 return Ok(settled);
             }
             let wake = still.map_or(until, |at| at.min(until));
-            let moved_on = |e: &Self| {
-                e.look_at_settled(token)
-                    .is_ok_and(|(s, at)| s.settled || at != moved)
-            };
+            let moved_on = |e: &Self| e.look_at_settled(token).is_ok_and(|(s, at)| s.settled || at != moved);
             self.until(wake.saturating_sub(now), moved_on).await;
         }
     }
@@ -312,10 +291,7 @@ impl Emulator {
         if token.is_some_and(|token| !state.bots.contains_key(token)) {
             return Err(Error::UnknownBot);
         }
-        let bots = state
-            .bots
-            .iter()
-            .filter(|(t, _)| token.is_none_or(|token| token == *t));
+        let bots = state.bots.iter().filter(|(t, _)| token.is_none_or(|token| token == *t));
         let (mut pending, mut unanswered, mut unsettled, mut moved) = (0, 0, 0, At::ZERO);
         for (_, bot) in bots {
             pending += bot.server.pending_updates() as u64;
@@ -323,22 +299,13 @@ impl Emulator {
             unsettled += bot.journal.unsettled();
             moved = moved.max(bot.journal.moved());
         }
-        Ok((
-            Settled {
-                settled: unsettled == 0,
-                pending,
-                unanswered,
-            },
-            moved,
-        ))
+        Ok((Settled { settled: unsettled == 0, pending, unanswered }, moved))
     }
 
     /// The verdict about all bots; `window` is the half width around a handover (5 s is usual).
     pub fn verdict(&self, window: Duration) -> Verdict {
         let tokens: Vec<String> = self.state().bots.keys().cloned().collect();
-        let bots = tokens
-            .iter()
-            .filter_map(|token| self.bot_verdict(token, window).ok());
+        let bots = tokens.iter().filter_map(|token| self.bot_verdict(token, window).ok());
         Verdict::of(bots.collect())
     }
 
@@ -347,9 +314,15 @@ impl Emulator {
     /// # Errors
     /// [`Error::UnknownBot`].
     pub fn bot_verdict(&self, token: &str, window: Duration) -> Result<BotVerdict, Error> {
+        self.judge(token, window, Duration::ZERO)
+    }
+
+    /// A verdict; an update that left the queue less than `patience` ago may still be answered.
+    pub(crate) fn judge(&self, token: &str, window: Duration, patience: Duration) -> Result<BotVerdict, Error> {
         let state = self.state();
+        let now = self.now();
         let bot = state.bots.get(token).ok_or(Error::UnknownBot)?;
-        let polls = bot.journal.polls(&state.lanes, At::ZERO);
+        let polls = bot.journal.polls(&state.lanes);
         let updates = bot.journal.updates(&state.lanes);
         let (username, bot_id, stray) = (bot.username.clone(), bot.id, bot.journal.stray());
         let marks = state.marks_of(token);
@@ -362,6 +335,8 @@ impl Emulator {
             stray,
             marks: &marks,
             window,
+            now,
+            patience,
         };
         Ok(case.judge())
     }
@@ -382,7 +357,7 @@ impl Emulator {
     /// # Errors
     /// [`Error::UnknownBot`].
     pub fn polls(&self, token: &str) -> Result<Vec<PollRecord>, Error> {
-        self.read_bot(token, |bot, lanes| bot.journal.polls(lanes, At::ZERO))
+        self.read_bot(token, |bot, lanes| bot.journal.polls(lanes))
     }
 
     /// Every other request to a bot, in the order of arrival.
@@ -421,31 +396,14 @@ impl Emulator {
     ) -> (RequestId, Result<Reaction, Error>) {
         let mut state = self.state();
         // Taken under the lock: requests are numbered in the order in which they take effect.
-        let (now, request) = (
-            self.now(),
-            self.0.requests.fetch_add(1, Ordering::Relaxed) + 1,
-        );
+        let (now, request) = (self.now(), self.0.requests.fetch_add(1, Ordering::Relaxed) + 1);
         let state = &mut *state;
         let Some(bot) = state.bots.get_mut(&target.token) else {
-            let error = if bot_id(&target.token).is_some() {
-                Error::UnknownBot
-            } else {
-                Error::Token
-            };
+            let error = if bot_id(&target.token).is_some() { Error::UnknownBot } else { Error::Token };
             return (request, Err(error));
         };
-        let method = if target.method.is_empty() {
-            args.get("method").to_owned()
-        } else {
-            target.method.clone()
-        };
-        let call = Call {
-            request,
-            origin: sender.origin(),
-            sender: sender.clone(),
-            method,
-            args,
-        };
+        let method = if target.method.is_empty() { args.get("method").to_owned() } else { target.method.clone() };
+        let call = Call { request, origin: sender.origin(), sender: sender.clone(), method, args };
         let reaction = bot.call(now, unix_time(), &state.lanes, call);
         self.notify();
         (request, Ok(reaction))
@@ -466,22 +424,14 @@ impl Emulator {
         result
     }
 
-    fn change_bot<T>(
-        &self,
-        token: &str,
-        change: impl FnOnce(&mut Bot, At) -> T,
-    ) -> Result<T, Error> {
+    fn change_bot<T>(&self, token: &str, change: impl FnOnce(&mut Bot, At) -> T) -> Result<T, Error> {
         self.change(|state| {
             let bot = state.bots.get_mut(token).ok_or(Error::UnknownBot)?;
             Ok(change(bot, self.now()))
         })
     }
 
-    fn read_bot<T>(
-        &self,
-        token: &str,
-        read: impl FnOnce(&Bot, &LaneNames) -> T,
-    ) -> Result<T, Error> {
+    fn read_bot<T>(&self, token: &str, read: impl FnOnce(&Bot, &LaneNames) -> T) -> Result<T, Error> {
         let state = self.state();
         let bot = state.bots.get(token).ok_or(Error::UnknownBot)?;
         Ok(read(bot, &state.lanes))
@@ -503,18 +453,8 @@ impl Emulator {
             let now = self.now();
             let (ticked, next) = {
                 let mut state = self.state();
-                let ticked = state
-                    .bots
-                    .values_mut()
-                    .fold(false, |any, bot| bot.tick(now) | any);
-                (
-                    ticked,
-                    state
-                        .bots
-                        .values()
-                        .filter_map(|bot| bot.server.deadline())
-                        .min(),
-                )
+                let ticked = state.bots.values_mut().fold(false, |any, bot| bot.tick(now) | any);
+                (ticked, state.bots.values().filter_map(|bot| bot.server.deadline()).min())
             };
             if ticked {
                 self.0.changed.send_modify(|n| *n += 1);
@@ -550,7 +490,5 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 fn unix_time() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

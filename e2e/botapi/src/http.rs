@@ -98,11 +98,7 @@ async fn serve(emulator: Emulator, stream: TcpStream, ip: IpAddr, lane: Option<A
     }
 }
 
-async fn serve_http<S>(
-    emulator: Emulator,
-    connection: Arc<Connection>,
-    stream: S,
-) -> Result<(), hyper::Error>
+async fn serve_http<S>(emulator: Emulator, connection: Arc<Connection>, stream: S) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -110,9 +106,7 @@ where
         let (emulator, connection) = (emulator.clone(), connection.clone());
         async move { handle(emulator, connection, request).await }
     });
-    hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
 }
 
 async fn handle(
@@ -131,12 +125,7 @@ async fn handle(
         return Ok(response(Answer::error(404, "Not Found")));
     };
     let query = request.uri().query().map(str::to_owned);
-    let content_type = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("")
-        .to_owned();
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
         return Ok(response(Answer::error(413, "Request Entity Too Large")));
     };
@@ -146,12 +135,7 @@ async fn handle(
         Ok(reaction) => reaction,
         Err(error) => return Ok(response(unauthorized(&error, &target.method))),
     };
-    let mut watch = Watch {
-        emulator,
-        token: target.token,
-        request: id,
-        answered: false,
-    };
+    let mut watch = Watch { emulator, token: target.token, request: id, answered: false };
     let answer = react(reaction).await;
     watch.answered = true;
     answer.map(response).ok_or_else(|| connection.reset())
@@ -160,9 +144,7 @@ async fn handle(
 fn unauthorized(error: &Error, method: &str) -> Answer {
     match error {
         Error::Token => Answer::error(401, "Unauthorized: invalid token specified"),
-        _ if method.eq_ignore_ascii_case("close") => {
-            Answer::error(400, "Bad Request: the bot has already been closed")
-        }
+        _ if method.eq_ignore_ascii_case("close") => Answer::error(400, "Bad Request: the bot has already been closed"),
         _ => Answer::error(401, "Unauthorized"),
     }
 }
@@ -213,13 +195,8 @@ fn empty(status: StatusCode) -> Response<Full<Bytes>> {
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
-    *response.status_mut() =
-        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content_type = if answer.html {
-        "text/html"
-    } else {
-        "application/json"
-    };
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let content_type = if answer.html { "text/html" } else { "application/json" };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
@@ -233,11 +210,7 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
 
 impl Connection {
     pub(crate) fn origin(&self) -> Origin {
-        Origin {
-            ip: self.ip,
-            port_lane: self.lane.clone(),
-            connection: self.id,
-        }
+        Origin { ip: self.ip, port_lane: self.lane.clone(), connection: self.id }
     }
 
     /// From now on closing it is a reset.
@@ -256,11 +229,7 @@ impl Sender for Connection {
             return false;
         };
         let mut record = [0_u8; 5];
-        match recv(
-            &*stream,
-            &mut record[..],
-            RecvFlags::PEEK | RecvFlags::DONTWAIT,
-        ) {
+        match recv(&*stream, &mut record[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => false,
             Ok(_) => !(self.tls && closes_tls(record)),
             Err(error) => matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
@@ -277,11 +246,7 @@ fn closes_tls(record: [u8; 5]) -> bool {
 struct Socket(Arc<TcpStream>);
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(cx))?;
             match self.0.try_read(buf.initialize_unfilled()) {
@@ -297,11 +262,7 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.try_write(buf) {

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     model::{
-        At, Conflict, Delivery, FaultKind, Peer, PollEnd, PollRecord, Removal, Removed, Reply,
-        RequestRecord, UpdateRecord,
+        At, Conflict, Delivery, FaultKind, Peer, PollEnd, PollRecord, Removal, Removed, Reply, RequestRecord,
+        UpdateRecord,
     },
     server::{GetUpdates, RequestId},
 };
@@ -47,20 +47,12 @@ impl LaneNames {
         let Some(names) = self.0.get(&origin.ip) else {
             return origin.ip.to_string();
         };
-        let valid = names
-            .iter()
-            .rev()
-            .find(|(from, _)| *from <= at)
-            .or(names.first());
+        let valid = names.iter().rev().find(|(from, _)| *from <= at).or(names.first());
         valid.map_or_else(|| origin.ip.to_string(), |(_, name)| name.clone())
     }
 
     pub(crate) fn peer(&self, origin: &Origin, at: At) -> Peer {
-        Peer {
-            lane: self.name(origin, at),
-            ip: origin.ip.to_string(),
-            connection: origin.connection,
-        }
+        Peer { lane: self.name(origin, at), ip: origin.ip.to_string(), connection: origin.connection }
     }
 }
 
@@ -100,42 +92,20 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn new(first_id: i32) -> Self {
-        Self {
-            first_id,
-            ..Self::default()
-        }
+        Self { first_id, ..Self::default() }
     }
 
     pub(crate) fn pushed(&mut self, now: At, id: i32, chat: i64) {
-        debug_assert_eq!(
-            id,
-            self.first_id + self.updates.len() as i32,
-            "ids are given in sequence"
-        );
-        self.updates.push(Life {
-            pushed: now,
-            chat,
-            ..Life::default()
-        });
+        debug_assert_eq!(id, self.first_id + self.updates.len() as i32, "ids are given in sequence");
+        self.updates.push(Life { pushed: now, chat, ..Life::default() });
         self.unsettled.insert(id);
         self.moved = now;
     }
 
-    pub(crate) fn poll(
-        &mut self,
-        now: At,
-        request: RequestId,
-        origin: Origin,
-        args: &GetUpdates,
-        open_polls: u32,
-    ) {
+    pub(crate) fn poll(&mut self, now: At, request: RequestId, origin: Origin, args: &GetUpdates, open_polls: u32) {
         let record = PollRecord {
             request,
-            peer: Peer {
-                lane: String::new(),
-                ip: String::new(),
-                connection: 0,
-            },
+            peer: Peer { lane: String::new(), ip: String::new(), connection: 0 },
             arrived: now,
             ended: None,
             gone: None,
@@ -176,9 +146,7 @@ impl Journal {
         if let Some(poll) = self.poll_mut(request) {
             poll.ended.get_or_insert(now);
             poll.end = match kind {
-                FaultKind::Status(409) => PollEnd::Conflict {
-                    cause: Conflict::Injected,
-                },
+                FaultKind::Status(409) => PollEnd::Conflict { cause: Conflict::Injected },
                 kind => PollEnd::Fault { kind },
             };
         }
@@ -211,13 +179,7 @@ impl Journal {
         }
     }
 
-    pub(crate) fn removed(
-        &mut self,
-        now: At,
-        ids: &[i32],
-        why: Removal,
-        by: Option<(RequestId, Origin)>,
-    ) {
+    pub(crate) fn removed(&mut self, now: At, ids: &[i32], why: Removal, by: Option<(RequestId, Origin)>) {
         for id in ids {
             let Some(life) = self.life(*id) else { continue };
             life.removed = Some((now, why, by.clone()));
@@ -246,28 +208,14 @@ impl Journal {
     }
 
     pub(crate) fn request(&mut self, now: At, request: RequestId, origin: Origin, method: &str) {
-        let peer = Peer {
-            lane: String::new(),
-            ip: String::new(),
-            connection: 0,
-        };
-        let record = RequestRecord {
-            request,
-            method: method.to_owned(),
-            peer,
-            arrived: now,
-            status: None,
-        };
+        let peer = Peer { lane: String::new(), ip: String::new(), connection: 0 };
+        let record = RequestRecord { request, method: method.to_owned(), peer, arrived: now, status: None };
         self.request_of.insert(request, self.requests.len());
         self.requests.push((origin, record));
     }
 
     pub(crate) fn answered(&mut self, request: RequestId, status: u16) {
-        if let Some((_, record)) = self
-            .request_of
-            .get(&request)
-            .and_then(|i| self.requests.get_mut(*i))
-        {
+        if let Some((_, record)) = self.request_of.get(&request).and_then(|i| self.requests.get_mut(*i)) {
             record.status = Some(status);
         }
     }
@@ -296,25 +244,14 @@ impl Journal {
     pub(crate) fn unanswered(&self) -> u64 {
         let removed = |id: &&i32| {
             let index = usize::try_from(**id - self.first_id).ok();
-            index
-                .and_then(|i| self.updates.get(i))
-                .is_some_and(|life| life.removed.is_some())
+            index.and_then(|i| self.updates.get(i)).is_some_and(|life| life.removed.is_some())
         };
         self.unsettled.iter().filter(removed).count() as u64
     }
 
-    /// Polls that ended after `since`, or are open.
-    pub(crate) fn polls(&self, names: &LaneNames, since: At) -> Vec<PollRecord> {
-        let recent = self
-            .polls
-            .iter()
-            .filter(|p| p.record.ended.is_none_or(|at| at >= since));
-        recent
-            .map(|p| PollRecord {
-                peer: names.peer(&p.origin, p.record.arrived),
-                ..p.record.clone()
-            })
-            .collect()
+    pub(crate) fn polls(&self, names: &LaneNames) -> Vec<PollRecord> {
+        let named = |p: &Poll| PollRecord { peer: names.peer(&p.origin, p.record.arrived), ..p.record.clone() };
+        self.polls.iter().map(named).collect()
     }
 
     pub(crate) fn requests(&self, names: &LaneNames) -> Vec<RequestRecord> {
@@ -335,15 +272,12 @@ impl Journal {
 
 impl Life {
     fn named(&self, id: i32, names: &LaneNames) -> UpdateRecord {
-        let deliveries = self
-            .deliveries
-            .iter()
-            .map(|(at, request, origin, usable)| Delivery {
-                at: *at,
-                request: *request,
-                peer: names.peer(origin, *at),
-                usable: *usable,
-            });
+        let deliveries = self.deliveries.iter().map(|(at, request, origin, usable)| Delivery {
+            at: *at,
+            request: *request,
+            peer: names.peer(origin, *at),
+            usable: *usable,
+        });
         let replies = self.replies.iter().map(|(at, request, origin)| Reply {
             at: *at,
             request: *request,
@@ -370,9 +304,7 @@ impl Life {
 fn mentions(text: &str) -> Vec<i32> {
     let mut ids = Vec::new();
     for part in text.split('#').skip(1) {
-        let end = part
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(part.len());
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
         if let Ok(id) = part[..end].parse()
             && !ids.contains(&id)
         {
@@ -388,21 +320,14 @@ mod tests {
 
     #[test]
     fn a_text_mentions_each_id_once() {
-        assert_eq!(
-            mentions("echo: #12, #13 #12 and #x # 7 #99999999999"),
-            [12, 13]
-        );
+        assert_eq!(mentions("echo: #12, #13 #12 and #x # 7 #99999999999"), [12, 13]);
         assert!(mentions("12").is_empty());
     }
 
     #[test]
     fn an_address_that_served_two_pods_keeps_both_names() {
         let ip = IpAddr::from([10, 0, 0, 7]);
-        let origin = Origin {
-            ip,
-            port_lane: None,
-            connection: 1,
-        };
+        let origin = Origin { ip, port_lane: None, connection: 1 };
         let mut names = LaneNames::default();
         assert_eq!(names.name(&origin, At::ZERO), "10.0.0.7");
         names.set(At::from_secs(10), ip, "a");

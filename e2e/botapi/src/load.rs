@@ -47,11 +47,7 @@ impl Schedule {
     }
 
     fn burst_at(&self) -> Duration {
-        if self.load.burst == 0 {
-            Duration::MAX
-        } else {
-            self.load.burst_every.saturating_mul(self.burst)
-        }
+        if self.load.burst == 0 { Duration::MAX } else { self.load.burst_every.saturating_mul(self.burst) }
     }
 }
 
@@ -60,8 +56,7 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.even_at.min(self.burst_at());
-        let over = self.load.seconds.is_some_and(|end| at >= end)
-            || self.load.count.is_some_and(|n| self.given >= n);
+        let over = self.load.seconds.is_some_and(|end| at >= end) || self.load.count.is_some_and(|n| self.given >= n);
         if over || at == Duration::MAX {
             return None;
         }
@@ -106,42 +101,25 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_load_and_another_one_another() {
-        let load = Load {
-            count: Some(100),
-            burst: 8,
-            ..Load::default()
-        };
+        let load = Load { count: Some(100), burst: 8, ..Load::default() };
         assert_eq!(all(load), all(load));
         assert_ne!(all(load), all(Load { seed: 2, ..load }));
     }
 
     #[test]
     fn rate_and_bursts_add_up_and_come_in_order() {
-        let load = Load {
-            seconds: Some(Duration::from_secs(31)),
-            burst: 8,
-            ..Load::default()
-        };
+        let load = Load { seconds: Some(Duration::from_secs(31)), burst: 8, ..Load::default() };
         let updates = all(load);
         assert_eq!(updates.len(), 31 * 5 + 3 * 8);
         assert!(updates.is_sorted_by_key(|(at, _)| *at));
-        let at_ten = updates
-            .iter()
-            .filter(|(at, _)| *at == Duration::from_secs(10))
-            .count();
+        let at_ten = updates.iter().filter(|(at, _)| *at == Duration::from_secs(10)).count();
         assert_eq!(at_ten, 8);
     }
 
     #[test]
     fn all_chats_take_part() {
-        let mut chats: Vec<i64> = all(Load {
-            count: Some(200),
-            chats: 4,
-            ..Load::default()
-        })
-        .into_iter()
-        .map(|(_, chat)| chat)
-        .collect();
+        let mut chats: Vec<i64> =
+            all(Load { count: Some(200), chats: 4, ..Load::default() }).into_iter().map(|(_, chat)| chat).collect();
         chats.sort_unstable();
         chats.dedup();
         assert_eq!(chats, [1001, 1002, 1003, 1004]);
@@ -149,19 +127,8 @@ mod tests {
 
     #[test]
     fn a_load_of_bursts_alone_works_and_one_of_nothing_is_empty() {
-        let load = Load {
-            rate: 0.0,
-            burst: 3,
-            count: Some(7),
-            ..Load::default()
-        };
+        let load = Load { rate: 0.0, burst: 3, count: Some(7), ..Load::default() };
         assert_eq!(all(load).len(), 7);
-        assert_eq!(
-            all(Load {
-                rate: 0.0,
-                ..Load::default()
-            }),
-            []
-        );
+        assert_eq!(all(Load { rate: 0.0, ..Load::default() }), []);
     }
 }

@@ -29,28 +29,13 @@ struct Cli {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
-    let tls = cli
-        .tls_cert
-        .zip(cli.tls_key)
-        .map(|(cert, key)| TlsFiles { cert, key });
+    let tls = cli.tls_cert.zip(cli.tls_key).map(|(cert, key)| TlsFiles { cert, key });
     // Before the ports are open: a process 1 without handlers ignores both signals.
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let options = Options {
-        listen: cli.listen,
-        admin: cli.admin,
-        tls,
-    };
-    let emulator = Emulator::start(options)
-        .await
-        .context("cannot start the emulator")?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let options = Options { listen: cli.listen, admin: cli.admin, tls };
+    let emulator = Emulator::start(options).await.context("cannot start the emulator")?;
     println!("Bot API {}", emulator.url());
     println!("lanes   {}", emulator.admin_url());
     tokio::select! {

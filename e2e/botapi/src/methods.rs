@@ -52,8 +52,7 @@ pub(crate) fn send_message(bot: &mut Bot, now: At, date: i64, call: &Call) -> An
     }
     bot.journal.replied(now, call.request, &call.origin, text);
     let message_id = bot.next_message_id();
-    let from =
-        json!({"id": bot.id, "is_bot": true, "first_name": bot.username, "username": bot.username});
+    let from = json!({"id": bot.id, "is_bot": true, "first_name": bot.username, "username": bot.username});
     Answer::ok(&message(message_id, date, &from, chat, text))
 }
 

@@ -28,22 +28,16 @@ pub(crate) mod ms {
         use super::Duration;
         use serde::{Deserialize, Deserializer, Serializer};
 
-        pub(crate) fn serialize<S: Serializer>(
-            d: &Option<Duration>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
             match d {
                 Some(d) => super::serialize(d, s),
                 None => s.serialize_none(),
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Duration>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
             let ms = Option::<f64>::deserialize(d)?;
-            ms.map(|ms| Duration::try_from_secs_f64(ms / 1000.0).map_err(serde::de::Error::custom))
-                .transpose()
+            ms.map(|ms| Duration::try_from_secs_f64(ms / 1000.0).map_err(serde::de::Error::custom)).transpose()
         }
     }
 }
@@ -65,22 +59,16 @@ pub(crate) mod secs {
         use super::Duration;
         use serde::{Deserialize, Deserializer, Serializer};
 
-        pub(crate) fn serialize<S: Serializer>(
-            d: &Option<Duration>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
+        pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
             match d {
                 Some(d) => super::serialize(d, s),
                 None => s.serialize_none(),
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Duration>, D::Error> {
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
             let secs = Option::<f64>::deserialize(d)?;
-            secs.map(|s| Duration::try_from_secs_f64(s).map_err(serde::de::Error::custom))
-                .transpose()
+            secs.map(|s| Duration::try_from_secs_f64(s).map_err(serde::de::Error::custom)).transpose()
         }
     }
 }
@@ -110,11 +98,7 @@ pub struct TlsFiles {
 impl Default for Options {
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            listen: loopback,
-            admin: loopback,
-            tls: None,
-        }
+        Self { listen: loopback, admin: loopback, tls: None }
     }
 }
 
@@ -145,11 +129,7 @@ pub struct Push {
 
 impl Default for Push {
     fn default() -> Self {
-        Self {
-            count: 1,
-            chat: 1001,
-            kind: Kind::Message,
-        }
+        Self { count: 1, chat: 1001, kind: Kind::Message }
     }
 }
 
@@ -221,11 +201,7 @@ pub struct Fault {
     #[serde(default = "once")]
     pub count: Option<u32>,
     /// `retry_after` of a 429 (default 5 s), delay of `late` (default 5 s).
-    #[serde(
-        default,
-        with = "secs::option",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, with = "secs::option", skip_serializing_if = "Option::is_none")]
     pub seconds: Option<Duration>,
     /// Only requests of this lane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -243,13 +219,7 @@ fn once() -> Option<u32> {
 impl Fault {
     /// Strikes the next request of `method`.
     pub fn new(method: impl Into<String>, kind: FaultKind) -> Self {
-        Self {
-            method: method.into(),
-            kind,
-            count: Some(1),
-            seconds: None,
-            lane: None,
-        }
+        Self { method: method.into(), kind, count: Some(1), seconds: None, lane: None }
     }
 
     /// Strikes that many requests.
@@ -325,13 +295,7 @@ fn window_after() -> Duration {
 impl Mark {
     /// A mark for all bots with the default window (10 s before, 30 s after).
     pub fn new(kind: MarkKind, text: impl Into<String>) -> Self {
-        Self {
-            token: None,
-            text: text.into(),
-            kind,
-            before: window_before(),
-            after: window_after(),
-        }
+        Self { token: None, text: text.into(), kind, before: window_before(), after: window_after() }
     }
 
     /// Only for this bot.
@@ -657,6 +621,9 @@ pub struct BotVerdict {
     pub crash: Counts,
     /// Updates that are still in the queue.
     pub undelivered: u64,
+    /// On the lanes page: updates that left the queue moments ago and are not answered yet. Elsewhere 0: those are lost.
+    #[serde(default)]
+    pub in_progress: u64,
     /// Replies that mention an update which was never pushed.
     pub stray: u64,
     /// Visible 409s by cause, wherever they fall.
@@ -667,7 +634,7 @@ pub struct BotVerdict {
     pub open_polls_max: u32,
     /// The same within crash windows.
     pub open_polls_max_crash: u32,
-    /// The longest time without any open poll, between the first poll and the last.
+    /// The longest time without an open poll and without a reply, between the first poll and the last.
     #[serde(rename = "longest_silence_ms", with = "ms")]
     pub longest_silence: Duration,
     /// Every change of the poller.
@@ -755,9 +722,7 @@ impl Serialize for FaultKind {
 
 impl<'de> Deserialize<'de> for FaultKind {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -788,8 +753,7 @@ impl std::str::FromStr for FaultKind {
                 Ok(code @ 400..=599) => Self::Status(code),
                 _ => {
                     return Err(Error::Value(
-                        "a fault is a status (400..599), reset, reset-after, hang or late"
-                            .to_owned(),
+                        "a fault is a status (400..599), reset, reset-after, hang or late".to_owned(),
                     ));
                 }
             },

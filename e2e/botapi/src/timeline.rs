@@ -10,6 +10,8 @@ use crate::{
 };
 
 const WINDOW: Duration = Duration::from_secs(5);
+/// A handler may take this long before the page calls its update lost.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 pub(crate) struct Timeline {
@@ -34,6 +36,7 @@ struct BotTimeline {
     crash_lost: u64,
     crash_dup: u64,
     undelivered: u64,
+    in_progress: u64,
     late: u64,
     handovers_total: usize,
     lanes: Vec<LaneTimeline>,
@@ -46,8 +49,6 @@ struct BotTimeline {
 #[derive(Serialize, Default)]
 struct LaneTimeline {
     lane: String,
-    /// The time of its latest poll; the page puts the most recent lane last.
-    first_ms: f64,
     polls: Vec<Bar>,
     replies: Vec<f64>,
     dups: Vec<Point>,
@@ -85,7 +86,7 @@ pub(crate) fn timeline(emulator: &Emulator, length: Duration) -> Timeline {
     let mut verdicts = Vec::new();
     let mut bots = Vec::new();
     for token in &tokens {
-        let Ok(verdict) = emulator.bot_verdict(token, WINDOW) else {
+        let Ok(verdict) = emulator.judge(token, WINDOW, PATIENCE) else {
             continue;
         };
         let (Ok(polls), Ok(ledger)) = (emulator.polls(token), emulator.ledger(token)) else {
@@ -105,47 +106,25 @@ pub(crate) fn timeline(emulator: &Emulator, length: Duration) -> Timeline {
             crash_lost: verdict.crash.lost,
             crash_dup: verdict.crash.dup,
             undelivered: verdict.undelivered,
+            in_progress: verdict.in_progress,
             late: verdict.late,
             handovers_total: verdict.handovers.len(),
             lanes: lanes(&polls, &ledger.updates, since),
-            handovers: verdict
-                .handovers
-                .iter()
-                .filter(|h| h.at >= since)
-                .cloned()
-                .collect(),
-            marks: marks
-                .map(|(at, m)| MarkPoint {
-                    at_ms: ms(at),
-                    text: m.text,
-                    kind: m.kind,
-                })
-                .collect(),
-            pushes: ledger
-                .updates
-                .iter()
-                .filter(|u| u.pushed >= since)
-                .map(|u| ms(u.pushed))
-                .collect(),
+            handovers: verdict.handovers.iter().filter(|h| h.at >= since).cloned().collect(),
+            marks: marks.map(|(at, m)| MarkPoint { at_ms: ms(at), text: m.text, kind: m.kind }).collect(),
+            pushes: ledger.updates.iter().filter(|u| u.pushed >= since).map(|u| ms(u.pushed)).collect(),
         });
         verdicts.push(verdict);
     }
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timeline {
-        now_ms: ms(now),
-        unix_ms: ms(unix),
-        total: Verdict::of(verdicts).total,
-        bots,
-    }
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timeline { now_ms: ms(now), unix_ms: ms(unix), total: Verdict::of(verdicts).total, bots }
 }
 
 /// Lanes in the order of their first poll; those which were not seen lately are left out.
 fn lanes(polls: &[PollRecord], updates: &[UpdateRecord], since: At) -> Vec<LaneTimeline> {
     let mut lanes: Vec<LaneTimeline> = Vec::new();
     for poll in polls {
-        let lane = lane_of(&mut lanes, &poll.peer.lane, poll.arrived);
+        let lane = lane_of(&mut lanes, &poll.peer.lane);
         let end = poll.ended.into_iter().chain(poll.gone).min();
         if end.is_some_and(|at| at < since) {
             continue;
@@ -157,32 +136,19 @@ fn lanes(polls: &[PollRecord], updates: &[UpdateRecord], since: At) -> Vec<LaneT
             PollEnd::Answered => "answered",
             PollEnd::Fault { .. } => "fault",
         };
-        lane.polls
-            .push(Bar(ms(poll.arrived), end.map(ms), how, poll.updates));
+        lane.polls.push(Bar(ms(poll.arrived), end.map(ms), how, poll.updates));
         if let PollEnd::Conflict { cause } = poll.end {
             let at = poll.ended.unwrap_or(poll.arrived);
-            lane.conflicts.push(ConflictPoint {
-                at_ms: ms(at),
-                cause,
-                seen: poll.gone.is_none(),
-            });
+            lane.conflicts.push(ConflictPoint { at_ms: ms(at), cause, seen: poll.gone.is_none() });
         }
     }
     for update in updates {
-        for (n, reply) in update
-            .replies
-            .iter()
-            .enumerate()
-            .filter(|(_, r)| r.at >= since)
-        {
-            let lane = lane_of(&mut lanes, &reply.peer.lane, reply.at);
+        for (n, reply) in update.replies.iter().enumerate().filter(|(_, r)| r.at >= since) {
+            let lane = lane_of(&mut lanes, &reply.peer.lane);
             if n == 0 {
                 lane.replies.push(ms(reply.at));
             } else {
-                lane.dups.push(Point {
-                    at_ms: ms(reply.at),
-                    id: update.id,
-                });
+                lane.dups.push(Point { at_ms: ms(reply.at), id: update.id });
             }
         }
     }
@@ -190,18 +156,11 @@ fn lanes(polls: &[PollRecord], updates: &[UpdateRecord], since: At) -> Vec<LaneT
     lanes
 }
 
-fn lane_of<'a>(lanes: &'a mut Vec<LaneTimeline>, name: &str, at: At) -> &'a mut LaneTimeline {
-    let index = lanes
-        .iter()
-        .position(|l| l.lane == name)
-        .unwrap_or_else(|| {
-            lanes.push(LaneTimeline {
-                lane: name.to_owned(),
-                first_ms: ms(at),
-                ..LaneTimeline::default()
-            });
-            lanes.len() - 1
-        });
+fn lane_of<'a>(lanes: &'a mut Vec<LaneTimeline>, name: &str) -> &'a mut LaneTimeline {
+    let index = lanes.iter().position(|l| l.lane == name).unwrap_or_else(|| {
+        lanes.push(LaneTimeline { lane: name.to_owned(), ..LaneTimeline::default() });
+        lanes.len() - 1
+    });
     &mut lanes[index]
 }
 

@@ -9,9 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::model::TlsFiles;
 
 pub(crate) fn acceptor(files: &TlsFiles) -> io::Result<TlsAcceptor> {
-    let bad = |file: &std::path::Path, e: &dyn std::fmt::Display| {
-        io::Error::other(format!("{}: {e}", file.display()))
-    };
+    let bad = |file: &std::path::Path, e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", file.display()));
     let chain = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| bad(&files.cert, &e))?;

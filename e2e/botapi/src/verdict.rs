@@ -1,7 +1,10 @@
 //! Judging a journal. Pure: the same records give the same verdict.
 //!
 //! * LOST: it left the queue and nobody answered it. DUP: it was answered twice. UNDELIVERED: it is still in the queue.
+//! * An update that left the queue less than `patience` ago and has no answer yet is *in progress*, not lost. Only the lanes page has
+//!   patience: a verdict that is asked for too early says LOST.
 //! * A conflict counts when its sender could still read it.
+//! * Silence is the time without an open poll and without a reply. A sequential bot that works off a batch does not poll, and is not silent.
 //! * A *crash* mark opens a window. What is lost, doubled or in conflict there is counted under `crash` and nowhere else; an update is
 //!   in a window when anything of its life (push, delivery, confirmation, reply) is. Windows of *planned* marks only say which part of
 //!   the counts belongs to them. Where both hold, it is a crash.
@@ -14,8 +17,8 @@
 use std::time::Duration;
 
 use crate::model::{
-    At, BotVerdict, Conflict, Conflicts, Counts, Handover, Ids, LaneVerdict, Mark, MarkKind,
-    MarkVerdict, PollEnd, PollRecord, Total, UpdateRecord, Verdict,
+    At, BotVerdict, Conflict, Conflicts, Counts, Handover, Ids, LaneVerdict, Mark, MarkKind, MarkVerdict, PollEnd,
+    PollRecord, Total, UpdateRecord, Verdict,
 };
 
 const LATE_SUCCESSOR: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ pub(crate) struct Case<'a> {
     pub(crate) marks: &'a [(At, Mark)],
     /// Half width of the window around a handover.
     pub(crate) window: Duration,
+    pub(crate) now: At,
+    pub(crate) patience: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,7 @@ impl Case<'_> {
             planned: Counts::default(),
             crash: Counts::default(),
             undelivered: 0,
+            in_progress: 0,
             stray: self.stray,
             conflicts: Conflicts::default(),
             late: late.len() as u64,
@@ -89,6 +95,8 @@ impl Case<'_> {
             if update.removed.is_none() {
                 v.undelivered += 1;
                 note(&mut v.ids.undelivered, update.id);
+            } else if update.replies.is_empty() && self.young(update) {
+                v.in_progress += 1;
             } else if update.replies.is_empty() {
                 count(v, class, |c| &mut c.lost);
                 note(&mut v.ids.lost, update.id);
@@ -100,14 +108,14 @@ impl Case<'_> {
         }
     }
 
+    fn young(&self, update: &UpdateRecord) -> bool {
+        update.removed.as_ref().is_some_and(|r| r.at + self.patience > self.now)
+    }
+
     fn judge_polls(&self, late: &[u64], v: &mut BotVerdict) {
         for poll in self.polls {
             let class = self.class_at(poll.arrived);
-            let max = if class == Class::Crash {
-                &mut v.open_polls_max_crash
-            } else {
-                &mut v.open_polls_max
-            };
+            let max = if class == Class::Crash { &mut v.open_polls_max_crash } else { &mut v.open_polls_max };
             *max = poll.open_polls.max(*max);
             let PollEnd::Conflict { cause } = poll.end else {
                 continue;
@@ -134,11 +142,7 @@ impl Case<'_> {
     // === windows ===
 
     fn class_at(&self, at: At) -> Class {
-        let hits = |kind| {
-            self.marks
-                .iter()
-                .any(|(t, m)| m.kind == kind && contains(*t, m, at))
-        };
+        let hits = |kind| self.marks.iter().any(|(t, m)| m.kind == kind && contains(*t, m, at));
         if hits(MarkKind::Crash) {
             Class::Crash
         } else if hits(MarkKind::Planned) {
@@ -154,10 +158,7 @@ impl Case<'_> {
         times.extend(update.removed.iter().map(|r| r.at));
         times.extend(update.replies.iter().map(|r| r.at));
         let classes: Vec<Class> = times.into_iter().map(|at| self.class_at(at)).collect();
-        *[Class::Crash, Class::Planned]
-            .iter()
-            .find(|c| classes.contains(c))
-            .unwrap_or(&Class::Plain)
+        *[Class::Crash, Class::Planned].iter().find(|c| classes.contains(c)).unwrap_or(&Class::Plain)
     }
 
     // === pollers ===
@@ -188,22 +189,15 @@ impl Case<'_> {
             run.first == run.last
                 && i >= 2
                 && self.lane(runs[i - 1]) == self.lane(*next)
-                && runs[..i - 1]
-                    .iter()
-                    .any(|r| self.lane(*r) == self.lane(run))
+                && runs[..i - 1].iter().any(|r| self.lane(*r) == self.lane(run))
                 && next_at - poll.arrived < LATE_SUCCESSOR
                 && self.class_at(poll.arrived) == Class::Crash
         };
-        (0..runs.len())
-            .filter(|i| is_late(*i))
-            .map(|i| self.polls[runs[i].first].request)
-            .collect()
+        (0..runs.len()).filter(|i| is_late(*i)).map(|i| self.polls[runs[i].first].request).collect()
     }
 
     fn handovers(&self, runs: &[Run], late: &[u64]) -> Vec<Handover> {
-        let tenures = runs
-            .iter()
-            .filter(|r| !late.contains(&self.polls[r.first].request));
+        let tenures = runs.iter().filter(|r| !late.contains(&self.polls[r.first].request));
         let mut handovers = Vec::new();
         let mut old: Option<Run> = None;
         for new in tenures.copied() {
@@ -217,36 +211,23 @@ impl Case<'_> {
 
     fn handover(&self, old: Run, new: Run) -> Handover {
         let at = self.polls[new.first].arrived;
-        let ends = self.polls[old.first..=old.last]
-            .iter()
-            .map(|p| end(p).unwrap_or(At::MAX));
+        let ends = self.polls[old.first..=old.last].iter().map(|p| end(p).unwrap_or(At::MAX));
         let last_end = ends.max().unwrap_or(at);
-        let marks = self
-            .marks
-            .iter()
-            .filter(|(t, m)| m.kind != MarkKind::Note && contains(*t, m, at));
+        let marks = self.marks.iter().filter(|(t, m)| m.kind != MarkKind::Note && contains(*t, m, at));
         Handover {
             at,
             from: self.lane(old).to_owned(),
             to: self.lane(new).to_owned(),
             gap: at.saturating_sub(last_end),
             overlap: last_end >= at,
-            in_window: self
-                .updates
-                .iter()
-                .filter(|u| u.pushed.abs_diff(at) <= self.window)
-                .count() as u64,
+            in_window: self.updates.iter().filter(|u| u.pushed.abs_diff(at) <= self.window).count() as u64,
             crash: self.class_at(at) == Class::Crash,
             marks: marks.map(|(_, m)| m.text.clone()).collect(),
         }
     }
 
     fn in_windows(&self, handovers: &[Handover]) -> u64 {
-        let near = |u: &&UpdateRecord| {
-            handovers
-                .iter()
-                .any(|h| u.pushed.abs_diff(h.at) <= self.window)
-        };
+        let near = |u: &&UpdateRecord| handovers.iter().any(|h| u.pushed.abs_diff(h.at) <= self.window);
         self.updates.iter().filter(near).count() as u64
     }
 
@@ -254,38 +235,33 @@ impl Case<'_> {
         let mut lanes: Vec<LaneVerdict> = Vec::new();
         for run in runs {
             let name = self.lane(*run);
-            let index = lanes
-                .iter()
-                .position(|l| l.lane == name)
-                .unwrap_or_else(|| {
-                    lanes.push(LaneVerdict {
-                        lane: name.to_owned(),
-                        ..LaneVerdict::default()
-                    });
-                    lanes.len() - 1
-                });
+            let index = lanes.iter().position(|l| l.lane == name).unwrap_or_else(|| {
+                lanes.push(LaneVerdict { lane: name.to_owned(), ..LaneVerdict::default() });
+                lanes.len() - 1
+            });
             let lane = &mut lanes[index];
             let polls = &self.polls[run.first..=run.last];
             lane.polls += polls.len() as u64;
             lane.deliveries += polls.iter().map(|p| p.updates as u64).sum::<u64>();
             lane.late += polls.iter().filter(|p| late.contains(&p.request)).count() as u64;
-            lane.longest_silence = lane.longest_silence.max(silence(polls));
+            lane.longest_silence = lane.longest_silence.max(silence(polls.iter().map(span)));
         }
         lanes
     }
 
+    /// The longest time without an open poll and without a reply, between the first poll and the last one.
     fn longest_silence(&self) -> Duration {
-        silence(self.polls)
+        let (Some(first), Some(last)) = (self.polls.first(), self.polls.last()) else { return Duration::ZERO };
+        let replies = self.updates.iter().flat_map(|u| &u.replies).map(|r| (r.at, r.at));
+        let mut signs: Vec<(At, At)> = self.polls.iter().map(span).chain(replies).collect();
+        signs.retain(|(from, _)| *from >= first.arrived && *from <= last.arrived);
+        signs.sort_unstable();
+        silence(signs)
     }
 
     fn marks(&self) -> Vec<MarkVerdict> {
         let verdict = |(at, mark): &(At, Mark)| {
-            let poller = self
-                .polls
-                .iter()
-                .rev()
-                .find(|p| p.arrived <= *at)
-                .map(|p| p.peer.lane.clone());
+            let poller = self.polls.iter().rev().find(|p| p.arrived <= *at).map(|p| p.peer.lane.clone());
             let mut after = self.polls.iter().filter(|p| p.arrived > *at);
             let next = after.clone().next();
             let other = after.find(|p| poller.as_ref().is_some_and(|lane| *lane != p.peer.lane));
@@ -313,13 +289,17 @@ fn end(poll: &PollRecord) -> Option<At> {
     poll.ended.into_iter().chain(poll.gone).min()
 }
 
-/// The longest time that none of these polls was open, between the first and the last of them.
-fn silence(polls: &[PollRecord]) -> Duration {
+fn span(poll: &PollRecord) -> (At, At) {
+    (poll.arrived, end(poll).unwrap_or(At::MAX))
+}
+
+/// The longest time between these spans, which are in order of their beginning.
+fn silence(spans: impl IntoIterator<Item = (At, At)>) -> Duration {
     let mut longest = Duration::ZERO;
-    let mut covered = polls.first().map_or(At::ZERO, |p| p.arrived);
-    for poll in polls {
-        longest = longest.max(poll.arrived.saturating_sub(covered));
-        covered = covered.max(end(poll).unwrap_or(At::MAX));
+    let mut covered = None;
+    for (from, to) in spans {
+        longest = longest.max(from.saturating_sub(covered.unwrap_or(from)));
+        covered = covered.max(Some(to));
     }
     longest
 }
@@ -345,10 +325,7 @@ fn note(ids: &mut Vec<i32>, id: i32) {
 
 impl Verdict {
     pub(crate) fn of(bots: Vec<BotVerdict>) -> Self {
-        let mut total = Total {
-            bots: bots.len() as u64,
-            ..Total::default()
-        };
+        let mut total = Total { bots: bots.len() as u64, ..Total::default() };
         for bot in &bots {
             total.updates += bot.updates;
             total.answered += bot.answered;

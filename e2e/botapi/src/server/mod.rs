@@ -72,20 +72,13 @@ pub(crate) enum WebhookAnswer {
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Answer this getUpdates with these updates.
-    Deliver {
-        request: RequestId,
-        updates: Vec<Event>,
-    },
+    Deliver { request: RequestId, updates: Vec<Event> },
     /// This poll lost its slot (or never got one): a 409 is due now or later.
     Evicted { request: RequestId, by: RequestId },
     /// Answer this getUpdates with 409.
     Conflict { request: RequestId, cause: Conflict },
     /// These updates left the queue.
-    Removed {
-        ids: Vec<i32>,
-        why: Removal,
-        request: Option<RequestId>,
-    },
+    Removed { ids: Vec<i32>, why: Removal, request: Option<RequestId> },
 }
 
 #[derive(Debug)]
@@ -152,16 +145,8 @@ impl Server {
     }
 
     /// Puts an update into the queue and returns its id; none: the bot does not want this kind, or there is no room.
-    pub(crate) fn push(
-        &mut self,
-        now: At,
-        kind: Kind,
-        json: impl FnOnce(i32) -> String,
-    ) -> Option<i32> {
-        let wanted = self
-            .allowed
-            .as_ref()
-            .is_none_or(|names| names.iter().any(|n| n == kind.name()));
+    pub(crate) fn push(&mut self, now: At, kind: Kind, json: impl FnOnce(i32) -> String) -> Option<i32> {
+        let wanted = self.allowed.as_ref().is_none_or(|names| names.iter().any(|n| n == kind.name()));
         if !wanted {
             return None;
         }
@@ -177,12 +162,7 @@ impl Server {
     }
 
     /// A getUpdates request.
-    pub(crate) fn get_updates(
-        &mut self,
-        now: At,
-        request: RequestId,
-        args: &GetUpdates,
-    ) -> Vec<Effect> {
+    pub(crate) fn get_updates(&mut self, now: At, request: RequestId, args: &GetUpdates) -> Vec<Effect> {
         let mut effects = Vec::new();
         if !self.webhook_url.is_empty() {
             self.conflict(now, request, Conflict::WebhookActive, request, &mut effects);
@@ -191,10 +171,7 @@ impl Server {
         let mut limit = args.limit.unwrap_or(100).clamp(1, 100) as usize;
         let mut timeout = args.timeout.clamp(0, MAX_TIMEOUT);
         self.set_allowed_updates(args.allowed_updates.as_deref());
-        let since = self
-            .previous_start
-            .filter(|_| args.offset == self.previous_offset)
-            .map(|start| now - start);
+        let since = self.previous_start.filter(|_| args.offset == self.previous_offset).map(|start| now - start);
         if since.is_some_and(|d| d < SAME_OFFSET_WITHIN) {
             timeout = timeout.max(SAME_OFFSET_TIMEOUT);
         }
@@ -226,16 +203,9 @@ impl Server {
         }
         let got = match self.queue.get(offset, limit, now) {
             Ok(got) => got,
-            Err(queue::OutOfRange) => self
-                .queue
-                .get(self.queue.head(), limit, now)
-                .unwrap_or_default(),
+            Err(queue::OutOfRange) => self.queue.get(self.queue.head(), limit, now).unwrap_or_default(),
         };
-        let Got {
-            events,
-            confirmed,
-            expired,
-        } = got;
+        let Got { events, confirmed, expired } = got;
         removed(effects, confirmed, Removal::Confirmed, request);
         removed(effects, expired, Removal::Expired, request);
         if timeout > Duration::ZERO && events.is_empty() {
@@ -243,37 +213,19 @@ impl Server {
                 self.conflict(now, old.request, Conflict::GetUpdates, request, effects);
             }
             let deadline = now + timeout;
-            self.pending = Some(Pending {
-                request,
-                offset,
-                limit,
-                deadline,
-                alarm: deadline,
-                woken: false,
-            });
+            self.pending = Some(Pending { request, offset, limit, deadline, alarm: deadline, woken: false });
         } else {
-            effects.push(Effect::Deliver {
-                request,
-                updates: cut(events),
-            });
+            effects.push(Effect::Deliver { request, updates: cut(events) });
         }
     }
 
-    fn conflict(
-        &mut self,
-        now: At,
-        request: RequestId,
-        cause: Conflict,
-        by: RequestId,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn conflict(&mut self, now: At, request: RequestId, cause: Conflict, by: RequestId, effects: &mut Vec<Effect>) {
         effects.push(Effect::Evicted { request, by });
         if now >= self.next_conflict {
             self.next_conflict = now + CONFLICT_DELAY;
             effects.push(Effect::Conflict { request, cause });
         } else {
-            self.delayed
-                .push_back((now + CONFLICT_DELAY, request, cause));
+            self.delayed.push_back((now + CONFLICT_DELAY, request, cause));
         }
     }
 
@@ -291,14 +243,7 @@ impl Server {
             effects.push(Effect::Conflict { request, cause });
         }
         if let Some(due) = self.pending.take_if(|p| p.alarm <= now) {
-            self.run(
-                now,
-                due.request,
-                due.offset,
-                due.limit,
-                Duration::ZERO,
-                &mut effects,
-            );
+            self.run(now, due.request, due.offset, due.limit, Duration::ZERO, &mut effects);
         }
         effects
     }
@@ -320,47 +265,25 @@ impl Server {
         let unchanged = self.webhook_url == args.url && self.webhook_secret == args.secret_token;
         if unchanged && !args.drop_pending_updates {
             self.set_allowed_updates(args.allowed_updates.as_deref());
-            let text = if args.url.is_empty() {
-                "Webhook is already deleted"
-            } else {
-                "Webhook is already set"
-            };
+            let text = if args.url.is_empty() { "Webhook is already deleted" } else { "Webhook is already set" };
             return (WebhookAnswer::Ok(text), effects);
         }
         if !args.url.is_empty()
             && let Some(old) = self.pending.take()
         {
-            self.conflict(
-                now,
-                old.request,
-                Conflict::SetWebhook,
-                request,
-                &mut effects,
-            );
+            self.conflict(now, old.request, Conflict::SetWebhook, request, &mut effects);
         }
         let was_set = !std::mem::take(&mut self.webhook_url).is_empty();
         self.webhook_secret.clear();
         if args.drop_pending_updates {
-            removed(
-                &mut effects,
-                self.queue.keep_last(0),
-                Removal::Dropped,
-                request,
-            );
+            removed(&mut effects, self.queue.keep_last(0), Removal::Dropped, request);
         }
         if args.url.is_empty() {
-            let text = if was_set {
-                "Webhook was deleted"
-            } else {
-                "Webhook is already deleted"
-            };
+            let text = if was_set { "Webhook was deleted" } else { "Webhook is already deleted" };
             return (WebhookAnswer::Ok(text), effects);
         }
         if !args.url.starts_with("https://") || args.url.len() <= "https://".len() {
-            return (
-                WebhookAnswer::BadRequest("Bad Request: invalid webhook URL specified"),
-                effects,
-            );
+            return (WebhookAnswer::BadRequest("Bad Request: invalid webhook URL specified"), effects);
         }
         self.set_allowed_updates(args.allowed_updates.as_deref());
         self.webhook_url.clone_from(&args.url);
@@ -372,30 +295,17 @@ impl Server {
     pub(crate) fn close(&mut self, now: At, request: RequestId, log_out: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(due) = self.pending.take() {
-            self.run(
-                now,
-                due.request,
-                due.offset,
-                due.limit,
-                Duration::ZERO,
-                &mut effects,
-            );
+            self.run(now, due.request, due.offset, due.limit, Duration::ZERO, &mut effects);
         }
         if log_out {
-            removed(
-                &mut effects,
-                self.queue.keep_last(0),
-                Removal::Dropped,
-                request,
-            );
+            removed(&mut effects, self.queue.keep_last(0), Removal::Dropped, request);
         }
         effects
     }
 
     /// State of the server, not of one request: a missing or bad list keeps what was set before.
     fn set_allowed_updates(&mut self, list: Option<&str>) {
-        let Some(names) = list.and_then(|text| serde_json::from_str::<Vec<String>>(text).ok())
-        else {
+        let Some(names) = list.and_then(|text| serde_json::from_str::<Vec<String>>(text).ok()) else {
             return;
         };
         let names: Vec<String> = names.iter().map(|n| n.to_lowercase()).collect();

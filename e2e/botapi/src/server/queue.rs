@@ -45,11 +45,7 @@ pub(crate) struct OutOfRange;
 
 impl Queue {
     pub(crate) fn new(first_id: i32) -> Self {
-        Self {
-            events: VecDeque::new(),
-            tail: first_id,
-            bytes: 0,
-        }
+        Self { events: VecDeque::new(), tail: first_id, bytes: 0 }
     }
 
     pub(crate) fn head(&self) -> i32 {
@@ -143,20 +139,13 @@ mod tests {
     #[test]
     fn tail_plus_10_is_taken_at_its_word_and_tail_plus_11_is_not() {
         let mut q = queue(2);
-        assert_eq!(
-            q.get(1_000_002 + 11, 100, At::ZERO).unwrap_err(),
-            OutOfRange
-        );
+        assert_eq!(q.get(1_000_002 + 11, 100, At::ZERO).unwrap_err(), OutOfRange);
         assert_eq!(q.len(), 2, "an offset far in the future deletes nothing");
         let got = q.get(1_000_002 + 10, 100, At::ZERO).expect("in range");
         assert_eq!(got.confirmed.len(), 2);
         q.push(FAR, |_| String::new()).expect("room");
         let got = q.get(1_000_002 + 10, 100, At::ZERO).expect("in range");
-        assert_eq!(
-            (got.confirmed.len(), got.events.len()),
-            (1, 0),
-            "deleted without ever being delivered"
-        );
+        assert_eq!((got.confirmed.len(), got.events.len()), (1, 0), "deleted without ever being delivered");
     }
 
     #[test]
@@ -169,8 +158,7 @@ mod tests {
     #[test]
     fn an_expired_update_is_deleted_and_not_delivered() {
         let mut q = Queue::new(1);
-        q.push(At::from_secs(30), |id| id.to_string())
-            .expect("room");
+        q.push(At::from_secs(30), |id| id.to_string()).expect("room");
         q.push(FAR, |id| id.to_string()).expect("room");
         let got = q.get(1, 100, At::from_secs(31)).expect("in range");
         assert_eq!(got.expired, [1]);

@@ -39,10 +39,7 @@ fn seen(effects: Vec<Effect>) -> Vec<Seen> {
 
 impl Bench {
     fn new() -> Self {
-        Self {
-            server: Server::new(FIRST),
-            next: 0,
-        }
+        Self { server: Server::new(FIRST), next: 0 }
     }
 
     fn with(updates: usize) -> Self {
@@ -54,8 +51,7 @@ impl Bench {
     }
 
     fn push(&mut self, at: f64) -> Option<i32> {
-        self.server
-            .push(s(at), Kind::Message, |id| format!("{{\"update_id\":{id}}}"))
+        self.server.push(s(at), Kind::Message, |id| format!("{{\"update_id\":{id}}}"))
     }
 
     fn call(&mut self, at: f64, args: &GetUpdates) -> Vec<Seen> {
@@ -69,14 +65,7 @@ impl Bench {
     }
 
     fn raw(&mut self, at: f64, offset: i32, timeout: i32) -> Vec<Seen> {
-        self.call(
-            at,
-            &GetUpdates {
-                offset,
-                timeout,
-                ..GetUpdates::default()
-            },
-        )
+        self.call(at, &GetUpdates { offset, timeout, ..GetUpdates::default() })
     }
 
     fn tick(&mut self, at: f64) -> Vec<Seen> {
@@ -85,11 +74,7 @@ impl Bench {
 
     fn set_webhook(&mut self, at: f64, url: &str, drop: bool) -> (WebhookAnswer, Vec<Seen>) {
         self.next += 1;
-        let args = SetWebhook {
-            url: url.to_owned(),
-            drop_pending_updates: drop,
-            ..SetWebhook::default()
-        };
+        let args = SetWebhook { url: url.to_owned(), drop_pending_updates: drop, ..SetWebhook::default() };
         let (answer, effects) = self.server.set_webhook(s(at), self.next, &args);
         (answer, seen(effects))
     }
@@ -112,34 +97,17 @@ fn what_is_not_confirmed_is_delivered_again() {
 #[test]
 fn an_offset_confirms_everything_below_it() {
     let mut b = Bench::with(3);
-    assert_eq!(
-        b.poll(0.0, 2, 0),
-        [
-            Removed(vec![0, 1], Removal::Confirmed),
-            Delivered(1, vec![2])
-        ]
-    );
+    assert_eq!(b.poll(0.0, 2, 0), [Removed(vec![0, 1], Removal::Confirmed), Delivered(1, vec![2])]);
     assert_eq!(b.server.pending_updates(), 1);
 }
 
 #[test]
 fn limit_is_100_at_most_and_1_at_least() {
     let mut b = Bench::with(150);
-    let limited = |limit| GetUpdates {
-        limit,
-        ..GetUpdates::default()
-    };
-    for (n, limit, given) in [
-        (0, None, 100),
-        (1, Some(500), 100),
-        (2, Some(0), 1),
-        (3, Some(7), 7),
-    ] {
+    let limited = |limit| GetUpdates { limit, ..GetUpdates::default() };
+    for (n, limit, given) in [(0, None, 100), (1, Some(500), 100), (2, Some(0), 1), (3, Some(7), 7)] {
         let effects = b.call(f64::from(n) * 10.0, &limited(limit));
-        assert!(
-            matches!(&effects[..], [Delivered(_, ids)] if ids.len() == given),
-            "{limit:?}: {effects:?}"
-        );
+        assert!(matches!(&effects[..], [Delivered(_, ids)] if ids.len() == given), "{limit:?}: {effects:?}");
     }
 }
 
@@ -147,57 +115,36 @@ fn limit_is_100_at_most_and_1_at_least() {
 fn an_answer_stops_at_4_mib() {
     let mut b = Bench::new();
     for _ in 0..20 {
-        b.server
-            .push(s(0.0), Kind::Message, |_| "x".repeat(500_000));
+        b.server.push(s(0.0), Kind::Message, |_| "x".repeat(500_000));
     }
     let effects = b.poll(0.0, 0, 0);
-    assert!(
-        matches!(&effects[..], [Delivered(_, ids)] if ids.len() == 8),
-        "{effects:?}"
-    );
+    assert!(matches!(&effects[..], [Delivered(_, ids)] if ids.len() == 8), "{effects:?}");
 }
 
 #[test]
 fn a_negative_offset_keeps_the_last_ones_and_deletes_the_others() {
     let mut b = Bench::with(5);
-    let expected = [
-        Removed(vec![0, 1, 2], Removal::NegativeOffset),
-        Delivered(1, vec![3, 4]),
-    ];
+    let expected = [Removed(vec![0, 1, 2], Removal::NegativeOffset), Delivered(1, vec![3, 4])];
     assert_eq!(b.raw(0.0, -2, 0), expected);
-    assert_eq!(
-        b.server.pending_updates(),
-        2,
-        "the last ones stay unconfirmed"
-    );
+    assert_eq!(b.server.pending_updates(), 2, "the last ones stay unconfirmed");
 }
 
 #[test]
 fn offset_0_and_offset_1_start_at_the_head() {
     let mut b = Bench::with(2);
     assert_eq!(b.raw(0.0, 0, 0), [Delivered(1, vec![0, 1])]);
-    assert_eq!(
-        b.raw(10.0, 1, 0),
-        [Delivered(2, vec![0, 1])],
-        "far in the past: from the head"
-    );
+    assert_eq!(b.raw(10.0, 1, 0), [Delivered(2, vec![0, 1])], "far in the past: from the head");
 }
 
 #[test]
 fn an_offset_far_in_the_future_is_ignored() {
-    assert_eq!(
-        Bench::with(2).poll(0.0, 2 + 11, 0),
-        [Delivered(1, vec![0, 1])]
-    );
+    assert_eq!(Bench::with(2).poll(0.0, 2 + 11, 0), [Delivered(1, vec![0, 1])]);
 }
 
 #[test]
 fn an_offset_up_to_tail_plus_10_deletes_what_arrives_below_it() {
     let mut b = Bench::with(1);
-    assert_eq!(
-        b.poll(0.0, 5, 0),
-        [Removed(vec![0], Removal::Confirmed), Delivered(1, vec![])]
-    );
+    assert_eq!(b.poll(0.0, 5, 0), [Removed(vec![0], Removal::Confirmed), Delivered(1, vec![])]);
     b.push(1.0);
     let expected = [Removed(vec![1], Removal::Confirmed), Delivered(2, vec![])];
     assert_eq!(b.poll(10.0, 5, 0), expected, "deleted, never delivered");
@@ -207,16 +154,9 @@ fn an_offset_up_to_tail_plus_10_deletes_what_arrives_below_it() {
 fn an_expired_update_is_not_delivered() {
     let mut b = Bench::new();
     b.server.push(s(0.0), Kind::InlineQuery, |_| String::new());
-    b.server
-        .push(s(0.0), Kind::CallbackQuery, |_| String::new());
-    assert_eq!(
-        b.poll(31.0, 0, 0),
-        [Removed(vec![0], Removal::Expired), Delivered(1, vec![1])]
-    );
-    assert_eq!(
-        b.poll(151.0, 0, 0),
-        [Removed(vec![1], Removal::Expired), Delivered(2, vec![])]
-    );
+    b.server.push(s(0.0), Kind::CallbackQuery, |_| String::new());
+    assert_eq!(b.poll(31.0, 0, 0), [Removed(vec![0], Removal::Expired), Delivered(1, vec![1])]);
+    assert_eq!(b.poll(151.0, 0, 0), [Removed(vec![1], Removal::Expired), Delivered(2, vec![])]);
 }
 
 // === long poll ===
@@ -259,11 +199,7 @@ fn updates_that_come_together_are_delivered_together_within_2_ms() {
         b.push(at);
         assert_eq!(b.tick(at), []);
     }
-    assert_eq!(
-        b.server.deadline(),
-        Some(s(5.002)),
-        "the first one waits 2 ms at most"
-    );
+    assert_eq!(b.server.deadline(), Some(s(5.002)), "the first one waits 2 ms at most");
     assert_eq!(b.tick(5.002), [Delivered(1, vec![0, 1, 2])]);
 }
 
@@ -294,10 +230,7 @@ fn a_conflict_3_s_after_the_last_immediate_one_is_immediate_again() {
     b.poll(0.0, 0, 30);
     b.poll(10.0, 1, 30);
     b.poll(12.9, 0, 30);
-    assert_eq!(
-        b.poll(13.0, 1, 30),
-        [Evicted(3, 4), Conflicted(3, Conflict::GetUpdates)]
-    );
+    assert_eq!(b.poll(13.0, 1, 30), [Evicted(3, 4), Conflicted(3, Conflict::GetUpdates)]);
 }
 
 #[test]
@@ -314,11 +247,7 @@ fn a_poll_that_is_answered_with_updates_leaves_the_pending_one_pending() {
     b.poll(0.0, 0, 30);
     b.push(10.0);
     assert_eq!(b.poll(10.0005, 0, 30), [Delivered(2, vec![0])]);
-    assert_eq!(
-        b.tick(10.001),
-        [Delivered(1, vec![0])],
-        "both get it: nothing was confirmed in between"
-    );
+    assert_eq!(b.tick(10.001), [Delivered(1, vec![0])], "both get it: nothing was confirmed in between");
 }
 
 #[test]
@@ -344,10 +273,7 @@ fn a_repeated_short_poll_evicts() {
     let mut b = Bench::new();
     b.poll(0.0, 1, 30);
     b.poll(10.0, 0, 0);
-    assert_eq!(
-        b.poll(11.0, 0, 0),
-        [Evicted(1, 3), Conflicted(1, Conflict::GetUpdates)]
-    );
+    assert_eq!(b.poll(11.0, 0, 0), [Evicted(1, 3), Conflicted(1, Conflict::GetUpdates)]);
 }
 
 #[test]
@@ -377,11 +303,7 @@ fn the_same_offset_within_half_a_second_gets_one_update() {
     let mut b = Bench::with(3);
     b.poll(0.0, 0, 0);
     assert_eq!(b.poll(0.49, 0, 0), [Delivered(2, vec![0])]);
-    assert_eq!(
-        b.poll(0.99, 0, 0),
-        [Delivered(3, vec![0, 1, 2])],
-        "half a second after the last one"
-    );
+    assert_eq!(b.poll(0.99, 0, 0), [Delivered(3, vec![0, 1, 2])], "half a second after the last one");
 }
 
 #[test]
@@ -399,10 +321,7 @@ const GET_WITH_WEBHOOK: [Seen; 2] = [Evicted(2, 2), Conflicted(2, Conflict::Webh
 #[test]
 fn get_updates_with_a_webhook_set_is_a_conflict_at_once_then_after_3_s() {
     let mut b = Bench::with(1);
-    assert_eq!(
-        b.set_webhook(0.0, URL, false).0,
-        WebhookAnswer::Ok("Webhook was set")
-    );
+    assert_eq!(b.set_webhook(0.0, URL, false).0, WebhookAnswer::Ok("Webhook was set"));
     assert_eq!(b.poll(1.0, 0, 30), GET_WITH_WEBHOOK);
     assert_eq!(b.poll(2.0, 0, 30), [Evicted(3, 3)]);
     assert_eq!(b.tick(5.0), [Conflicted(3, Conflict::WebhookActive)]);
@@ -415,20 +334,14 @@ fn set_webhook_evicts_the_pending_poll() {
     b.poll(0.0, 0, 30);
     let (answer, effects) = b.set_webhook(1.0, URL, false);
     assert_eq!(answer, WebhookAnswer::Ok("Webhook was set"));
-    assert_eq!(
-        effects,
-        [Evicted(1, 2), Conflicted(1, Conflict::SetWebhook)]
-    );
+    assert_eq!(effects, [Evicted(1, 2), Conflicted(1, Conflict::SetWebhook)]);
 }
 
 #[test]
 fn delete_webhook_without_a_webhook_does_not_disturb_the_pending_poll() {
     let mut b = Bench::new();
     b.poll(0.0, 0, 30);
-    assert_eq!(
-        b.set_webhook(1.0, "", false),
-        (WebhookAnswer::Ok("Webhook is already deleted"), vec![])
-    );
+    assert_eq!(b.set_webhook(1.0, "", false), (WebhookAnswer::Ok("Webhook is already deleted"), vec![]));
     assert_eq!(b.server.pending(), Some(1));
 }
 
@@ -436,20 +349,14 @@ fn delete_webhook_without_a_webhook_does_not_disturb_the_pending_poll() {
 fn delete_webhook_makes_polling_possible_again() {
     let mut b = Bench::with(1);
     b.set_webhook(0.0, URL, false);
-    assert_eq!(
-        b.set_webhook(1.0, "", false).0,
-        WebhookAnswer::Ok("Webhook was deleted")
-    );
+    assert_eq!(b.set_webhook(1.0, "", false).0, WebhookAnswer::Ok("Webhook was deleted"));
     assert_eq!(b.poll(2.0, 0, 30), [Delivered(3, vec![0])]);
 }
 
 #[test]
 fn drop_pending_updates_empties_the_queue_even_without_a_webhook() {
     let mut b = Bench::with(2);
-    assert_eq!(
-        b.set_webhook(0.0, "", true).1,
-        [Removed(vec![0, 1], Removal::Dropped)]
-    );
+    assert_eq!(b.set_webhook(0.0, "", true).1, [Removed(vec![0, 1], Removal::Dropped)]);
     assert_eq!(b.server.pending_updates(), 0);
 }
 
@@ -457,14 +364,8 @@ fn drop_pending_updates_empties_the_queue_even_without_a_webhook() {
 fn more_than_one_set_webhook_a_second_is_429() {
     let mut b = Bench::new();
     b.set_webhook(0.0, URL, false);
-    assert_eq!(
-        b.set_webhook(0.9, URL, false).0,
-        WebhookAnswer::RetryAfter(1)
-    );
-    assert_eq!(
-        b.set_webhook(1.0, URL, false).0,
-        WebhookAnswer::Ok("Webhook is already set")
-    );
+    assert_eq!(b.set_webhook(0.9, URL, false).0, WebhookAnswer::RetryAfter(1));
+    assert_eq!(b.set_webhook(1.0, URL, false).0, WebhookAnswer::Ok("Webhook is already set"));
 }
 
 #[test]
@@ -480,10 +381,7 @@ fn a_webhook_needs_an_https_url() {
 #[test]
 fn allowed_updates_stay_until_another_list_comes() {
     let mut b = Bench::new();
-    let with = |list: &str| GetUpdates {
-        allowed_updates: Some(list.to_owned()),
-        ..GetUpdates::default()
-    };
+    let with = |list: &str| GetUpdates { allowed_updates: Some(list.to_owned()), ..GetUpdates::default() };
     b.call(0.0, &with(r#"["callback_query"]"#));
     assert_eq!(b.push(1.0), None, "messages are not wanted");
     b.poll(10.0, 0, 0);
@@ -491,24 +389,14 @@ fn allowed_updates_stay_until_another_list_comes() {
     b.call(30.0, &with("[bad"));
     assert_eq!(b.push(31.0), None, "missing and bad lists change nothing");
     b.call(40.0, &with("[]"));
-    assert_eq!(
-        b.push(41.0),
-        Some(FIRST),
-        "an empty list is the default one"
-    );
+    assert_eq!(b.push(41.0), Some(FIRST), "an empty list is the default one");
 }
 
 #[test]
 fn close_answers_the_pending_poll_and_log_out_empties_the_queue() {
     let mut b = Bench::new();
     b.poll(0.0, 0, 30);
-    assert_eq!(
-        seen(b.server.close(s(1.0), 9, false)),
-        [Delivered(1, vec![])]
-    );
+    assert_eq!(seen(b.server.close(s(1.0), 9, false)), [Delivered(1, vec![])]);
     b.push(2.0);
-    assert_eq!(
-        seen(b.server.close(s(3.0), 10, true)),
-        [Removed(vec![0], Removal::Dropped)]
-    );
+    assert_eq!(seen(b.server.close(s(3.0), 10, true)), [Removed(vec![0], Removal::Dropped)]);
 }

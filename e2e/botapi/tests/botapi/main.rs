@@ -1,0 +1,6 @@
+//! The emulator over real sockets and in a real browser. Its rules are tested without them, beside the code.
+
+mod common;
+mod http;
+mod ledger;
+mod page;
