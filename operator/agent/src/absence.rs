@@ -77,10 +77,7 @@ impl Absence {
         if !somebody {
             return None;
         }
-        if self
-            .tried
-            .is_some_and(|tried| now.saturating_since(tried) < AGAIN)
-        {
+        if self.tried.is_some_and(|tried| now.saturating_since(tried) < AGAIN) {
             return None;
         }
         self.tried = Some(now);
@@ -104,17 +101,8 @@ impl Absence {
 mod tests {
     use super::*;
 
-    const THERE: Facts = Facts {
-        leading_since: Some(BootInstant::ZERO),
-        alive: true,
-        polling: true,
-        deaf: false,
-    };
-    const GONE: Facts = Facts {
-        alive: false,
-        polling: false,
-        ..THERE
-    };
+    const THERE: Facts = Facts { leading_since: Some(BootInstant::ZERO), alive: true, polling: true, deaf: false };
+    const GONE: Facts = Facts { alive: false, polling: false, ..THERE };
 
     fn at(milliseconds: u64) -> BootInstant {
         BootInstant::from_boot(Duration::from_millis(milliseconds))
@@ -138,10 +126,7 @@ mod tests {
     #[test]
     fn a_bot_between_two_polls_is_not_gone() {
         let mut absence = Absence::default();
-        let busy = Facts {
-            polling: false,
-            ..THERE
-        };
+        let busy = Facts { polling: false, ..THERE };
         assert_eq!(absence.look(THERE, true, at(0)), None);
         assert_eq!(absence.look(busy, true, at(5000)), None);
     }
@@ -149,11 +134,7 @@ mod tests {
     #[test]
     fn a_deaf_bot_is_connected_and_does_not_lead() {
         let mut absence = Absence::default();
-        let deaf = Facts {
-            polling: false,
-            deaf: true,
-            ..THERE
-        };
+        let deaf = Facts { polling: false, deaf: true, ..THERE };
         assert_eq!(absence.look(deaf, true, at(0)), Some(Why::BotDeaf));
     }
 
@@ -161,34 +142,16 @@ mod tests {
     fn a_standby_has_nothing_to_give_away() {
         let mut absence = Absence::default();
         assert_eq!(absence.look(THERE, true, at(0)), None);
-        assert_eq!(
-            absence.look(
-                Facts {
-                    leading_since: None,
-                    ..GONE
-                },
-                true,
-                at(9000)
-            ),
-            None
-        );
+        assert_eq!(absence.look(Facts { leading_since: None, ..GONE }, true, at(9000)), None);
     }
 
     #[test]
     fn a_successor_that_comes_later_gets_the_lease_later() {
         let mut absence = Absence::default();
         assert_eq!(absence.look(THERE, true, at(0)), None);
-        assert_eq!(
-            absence.look(GONE, false, at(1)),
-            None,
-            "nobody to give it to"
-        );
+        assert_eq!(absence.look(GONE, false, at(1)), None, "nobody to give it to");
         assert_eq!(absence.look(GONE, true, at(2)), Some(Why::BotGone));
-        assert_eq!(
-            absence.look(GONE, true, at(3)),
-            None,
-            "the attempts are not a storm"
-        );
+        assert_eq!(absence.look(GONE, true, at(3)), None, "the attempts are not a storm");
         assert_eq!(absence.look(GONE, true, at(502)), Some(Why::BotGone));
     }
 

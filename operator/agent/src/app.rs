@@ -49,14 +49,8 @@ impl App {
     /// An agent of which nothing runs yet. `listen` is where the gate will be.
     pub fn new(config: &Config, listen: SocketAddr, first_start: bool) -> Self {
         let waiting = Waiting::default();
-        waiting.begin(
-            Need::Token,
-            "the token file has not been read yet".to_owned(),
-        );
-        waiting.begin(
-            Need::LeaseUri,
-            "the file with the lease database's URI has not been read yet".to_owned(),
-        );
+        waiting.begin(Need::Token, "the token file has not been read yet".to_owned());
+        waiting.begin(Need::LeaseUri, "the file with the lease database's URI has not been read yet".to_owned());
         let inner = Inner {
             identity: config.identity.clone(),
             drain_timeout: config.drain_timeout,
@@ -70,9 +64,7 @@ impl App {
             lease: OnceLock::new(),
             last_takeover: Mutex::default(),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// What is awaited.
@@ -92,27 +84,19 @@ impl App {
 
     /// The gate runs from now on.
     pub fn has_gate(&self, gate: Gate) {
-        self.inner
-            .metrics
-            .extend(|registry| gate.register_metrics(registry));
+        self.inner.metrics.extend(|registry| gate.register_metrics(registry));
         let _ = self.inner.gate.set(gate);
     }
 
     /// This replica takes part in the election from now on.
     pub fn has_lease(&self, lease: Lease) {
-        self.inner
-            .metrics
-            .extend(|registry| lease.register_metrics(registry));
+        self.inner.metrics.extend(|registry| lease.register_metrics(registry));
         let _ = self.inner.lease.set(lease);
     }
 
     /// The leader changed, and this replica had a part in it.
     pub fn has_changed_leader(&self, takeover: health::Takeover) {
-        *self
-            .inner
-            .last_takeover
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(takeover);
+        *self.inner.last_takeover.lock().unwrap_or_else(PoisonError::into_inner) = Some(takeover);
     }
 
     /// The way out.
@@ -147,19 +131,11 @@ impl App {
     }
 
     fn view(&self) -> View {
-        self.inner
-            .lease
-            .get()
-            .map(|lease| lease.view().borrow().clone())
-            .unwrap_or_default()
+        self.inner.lease.get().map(|lease| lease.view().borrow().clone()).unwrap_or_default()
     }
 
     fn status(&self) -> Status {
-        self.inner
-            .gate
-            .get()
-            .map(|gate| gate.status().borrow().clone())
-            .unwrap_or_default()
+        self.inner.gate.get().map(|gate| gate.status().borrow().clone()).unwrap_or_default()
     }
 }
 
@@ -180,12 +156,7 @@ impl Answers for App {
 
     fn report(&self) -> Report {
         let waiting = &self.inner.waiting;
-        let uri = || {
-            self.inner
-                .first_start
-                .then(|| waiting.why(Need::LeaseUri))
-                .flatten()
-        };
+        let uri = || self.inner.first_start.then(|| waiting.why(Need::LeaseUri)).flatten();
         Report {
             version: VERSION.to_owned(),
             listen: self.inner.listen,
@@ -203,16 +174,8 @@ impl Facts for App {
         let leads = view.role.may_poll(now);
         let age = |at: BootInstant| now.saturating_since(at).as_secs_f64();
         Health {
-            role: if leads {
-                health::Role::Active
-            } else {
-                health::Role::Passive
-            },
-            leadership: if leads {
-                Leadership::Leader
-            } else {
-                Leadership::Standby
-            },
+            role: if leads { health::Role::Active } else { health::Role::Passive },
+            leadership: if leads { Leadership::Leader } else { Leadership::Standby },
             namespace: identity.namespace.clone(),
             bot: identity.bot.clone(),
             pod: identity.pod.clone(),
@@ -221,21 +184,11 @@ impl Facts for App {
             version: VERSION,
             uptime_seconds: age(self.inner.started),
             epoch: (view.epoch > 0).then_some(view.epoch),
-            lease_remaining_seconds: fence(&view.role)
-                .filter(|_| leads)
-                .map(|f| (f - now).as_secs_f64()),
+            lease_remaining_seconds: fence(&view.role).filter(|_| leads).map(|f| (f - now).as_secs_f64()),
             heartbeat_age_seconds: view.last_answer.map(age),
             idle_seconds: None,
-            last_takeover: self
-                .inner
-                .last_takeover
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-            database: Database {
-                up: view.database.is_up(),
-                error: view.database.error().map(str::to_owned),
-            },
+            last_takeover: self.inner.last_takeover.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            database: Database { up: view.database.is_up(), error: view.database.error().map(str::to_owned) },
             holder: view.holder.map(|holder| health::Holder {
                 pod: holder.pod,
                 node: holder.node,
@@ -267,7 +220,8 @@ impl Facts for App {
             return Err("the gate does not run yet".to_owned());
         }
         if !self.status().bot_ready {
-            return Err("the bot has not asked for updates since it started: point its API root at TELEGRAM_API_ROOT".to_owned());
+            return Err("the bot has not asked for updates since it started: point its API root at TELEGRAM_API_ROOT"
+                .to_owned());
         }
         Ok(())
     }
@@ -275,15 +229,11 @@ impl Facts for App {
     fn metrics(&self) -> String {
         let (view, now) = (self.view(), BootInstant::now());
         let leader = view.role.may_poll(now);
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.inner.metrics.text(&Levels {
             leader,
             epoch: view.epoch,
-            lease_expiry: fence(&view.role)
-                .filter(|_| leader)
-                .map(|f| (wall + (f - now)).as_secs_f64()),
+            lease_expiry: fence(&view.role).filter(|_| leader).map(|f| (wall + (f - now)).as_secs_f64()),
             database_up: view.database.is_up(),
         })
     }

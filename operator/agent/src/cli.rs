@@ -71,74 +71,34 @@ pub struct RunOptions {
     #[arg(long, env = "POLLUX_REVISION", value_name = "NAME")]
     pub revision: Option<String>,
     /// Bot API server to forward to
-    #[arg(
-        long,
-        env = "POLLUX_API_URL",
-        value_name = "URL",
-        default_value = "https://api.telegram.org"
-    )]
+    #[arg(long, env = "POLLUX_API_URL", value_name = "URL", default_value = "https://api.telegram.org")]
     pub api_url: String,
     /// File with the certificates (PEM) of the CA that the Bot API server's certificate comes from, if it is your own
     #[arg(long, env = "POLLUX_API_CA_FILE", value_name = "FILE")]
     pub api_ca_file: Option<String>,
     /// File with the bot's token
-    #[arg(
-        long,
-        env = "POLLUX_TOKEN_FILE",
-        value_name = "FILE",
-        default_value = "/run/pollux/token/token"
-    )]
+    #[arg(long, env = "POLLUX_TOKEN_FILE", value_name = "FILE", default_value = "/run/pollux/token/token")]
     pub token_file: String,
     /// File with the URI of the database that holds the lease
-    #[arg(
-        long,
-        env = "POLLUX_LEASE_URI_FILE",
-        value_name = "FILE",
-        default_value = "/run/pollux/lease/uri"
-    )]
+    #[arg(long, env = "POLLUX_LEASE_URI_FILE", value_name = "FILE", default_value = "/run/pollux/lease/uri")]
     pub lease_uri_file: String,
     /// Directory shared with the bot's container: the hook's binary and socket go there
     #[arg(long, env = "POLLUX_SHARED_DIR", value_name = "DIR", default_value = SHARED_DIR)]
     pub shared_dir: String,
     /// Where the bot finds its Bot API; only loopback is accepted
-    #[arg(
-        long,
-        env = "POLLUX_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:8081"
-    )]
+    #[arg(long, env = "POLLUX_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
     pub listen: String,
     /// Where the kubelet finds /livez and /readyz, Prometheus /metrics, and people /health
-    #[arg(
-        long,
-        env = "POLLUX_HEALTH_LISTEN",
-        value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:9464"
-    )]
+    #[arg(long, env = "POLLUX_HEALTH_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:9464")]
     pub health_listen: String,
     /// How long a drain may wait for the bot to finish what it has
-    #[arg(
-        long,
-        env = "POLLUX_DRAIN_TIMEOUT_SECONDS",
-        value_name = "SECONDS",
-        default_value = "20"
-    )]
+    #[arg(long, env = "POLLUX_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value = "20")]
     pub drain_timeout_seconds: String,
     /// What to log: error, warn, info, debug, trace, or directives such as pollux_gate=debug
-    #[arg(
-        long,
-        env = "POLLUX_LOG",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
+    #[arg(long, env = "POLLUX_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
     /// How to log: json, text, or auto (text on a terminal)
-    #[arg(
-        long,
-        env = "POLLUX_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "auto"
-    )]
+    #[arg(long, env = "POLLUX_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
     pub log_format: String,
 }
 

@@ -87,26 +87,16 @@ impl std::error::Error for Mistakes {}
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variable = self.flag.replace('-', "_").to_uppercase();
-        write!(
-            f,
-            "--{} (POLLUX_{variable}) {}: {}",
-            self.flag, self.what, self.mend
-        )
+        write!(f, "--{} (POLLUX_{variable}) {}: {}", self.flag, self.what, self.mend)
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(mistakes) = self;
-        let noun = if mistakes.len() == 1 {
-            "mistake"
-        } else {
-            "mistakes"
-        };
+        let noun = if mistakes.len() == 1 { "mistake" } else { "mistakes" };
         write!(f, "the configuration has {} {noun}", mistakes.len())?;
-        mistakes
-            .iter()
-            .try_for_each(|mistake| write!(f, "\n  {mistake}"))
+        mistakes.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
     }
 }
 
@@ -164,52 +154,19 @@ const LONGEST_NAME_IN_SHARED_DIR: usize = "/.hook.sock.4194304".len();
 // === impl Judge ===
 
 impl Judge {
-    fn wrong<T>(
-        &mut self,
-        flag: &'static str,
-        what: impl Into<String>,
-        mend: impl Into<String>,
-    ) -> Option<T> {
-        self.mistakes.push(Mistake {
-            flag,
-            what: what.into(),
-            mend: mend.into(),
-        });
+    fn wrong<T>(&mut self, flag: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Option<T> {
+        self.mistakes.push(Mistake { flag, what: what.into(), mend: mend.into() });
         None
     }
 
     fn identity(&mut self, options: &RunOptions) -> Option<Identity> {
-        let cluster = self.name(
-            "cluster",
-            options.cluster.as_deref(),
-            "any id that is this cluster's alone",
-        );
-        let namespace = self.name(
-            "namespace",
-            options.namespace.as_deref(),
-            "the namespace of the TelegramBot",
-        );
+        let cluster = self.name("cluster", options.cluster.as_deref(), "any id that is this cluster's alone");
+        let namespace = self.name("namespace", options.namespace.as_deref(), "the namespace of the TelegramBot");
         let bot = self.name("bot", options.bot.as_deref(), "the name of the TelegramBot");
-        let pod = self.name(
-            "pod-name",
-            options.pod_name.as_deref(),
-            "metadata.name, by the downward API",
-        );
-        let pod_uid = self.name(
-            "pod-uid",
-            options.pod_uid.as_deref(),
-            "metadata.uid, by the downward API",
-        );
-        let node = self.name(
-            "node-name",
-            options.node_name.as_deref(),
-            "spec.nodeName, by the downward API",
-        );
-        let revision = self.name(
-            "revision",
-            options.revision.as_deref(),
-            "the name of the pod's revision",
-        );
+        let pod = self.name("pod-name", options.pod_name.as_deref(), "metadata.name, by the downward API");
+        let pod_uid = self.name("pod-uid", options.pod_uid.as_deref(), "metadata.uid, by the downward API");
+        let node = self.name("node-name", options.node_name.as_deref(), "spec.nodeName, by the downward API");
+        let revision = self.name("revision", options.revision.as_deref(), "the name of the pod's revision");
         Some(Identity {
             cluster: cluster?,
             namespace: namespace?,
@@ -225,24 +182,19 @@ impl Judge {
     fn name(&mut self, flag: &'static str, value: Option<&str>, is: &str) -> Option<String> {
         match value.map(str::trim) {
             None | Some("") => self.wrong(flag, "is missing", format!("set it to {is}")),
-            Some(v) if v.len() > 253 => self.wrong(
-                flag,
-                format!("has {} characters", v.len()),
-                "use at most 253 of them, as Kubernetes does",
-            ),
-            Some(v) if !v.chars().all(|c| c.is_ascii_graphic()) => self.wrong(
-                flag,
-                format!("is {v:?}"),
-                format!("set it to {is}; it has no spaces"),
-            ),
+            Some(v) if v.len() > 253 => {
+                self.wrong(flag, format!("has {} characters", v.len()), "use at most 253 of them, as Kubernetes does")
+            }
+            Some(v) if !v.chars().all(|c| c.is_ascii_graphic()) => {
+                self.wrong(flag, format!("is {v:?}"), format!("set it to {is}; it has no spaces"))
+            }
             Some(v) => Some(v.to_owned()),
         }
     }
 
     fn api_url(&mut self, value: &str) -> Option<Url> {
         const FLAG: &str = "api-url";
-        const MEND: &str =
-            "set it to the root of a Bot API server, such as https://api.telegram.org";
+        const MEND: &str = "set it to the root of a Bot API server, such as https://api.telegram.org";
         // What was typed is not repeated: people paste URLs with a token in them.
         let url = match Url::parse(value.trim()) {
             Ok(url) => url,
@@ -259,32 +211,18 @@ impl Judge {
             return self.wrong(FLAG, "names no host", MEND);
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return self.wrong(
-                FLAG,
-                "holds a user or a password",
-                "leave them out; the Bot API has no such thing",
-            );
+            return self.wrong(FLAG, "holds a user or a password", "leave them out; the Bot API has no such thing");
         }
         if url.query().is_some() || url.fragment().is_some() {
             return self.wrong(FLAG, "has a query or a fragment", MEND);
         }
-        if url
-            .path_segments()
-            .is_some_and(|mut s| s.any(|s| s.starts_with("bot") && s.contains(':')))
-        {
-            return self.wrong(
-                FLAG,
-                "has a token in its path",
-                "stop at the host; the token comes from --token-file",
-            );
+        if url.path_segments().is_some_and(|mut s| s.any(|s| s.starts_with("bot") && s.contains(':'))) {
+            return self.wrong(FLAG, "has a token in its path", "stop at the host; the token comes from --token-file");
         }
         Some(url)
     }
 
-    #[expect(
-        clippy::option_option,
-        reason = "outer: judged right; inner: none was asked for"
-    )]
+    #[expect(clippy::option_option, reason = "outer: judged right; inner: none was asked for")]
     fn api_ca(&mut self, file: Option<&str>) -> Option<Option<Vec<u8>>> {
         const FLAG: &str = "api-ca-file";
         let Some(file) = file.map(str::trim).filter(|f| !f.is_empty()) else {
@@ -308,31 +246,19 @@ impl Judge {
                 format!("holds no certificate ({file})"),
                 "put the CA's certificate there, from -----BEGIN CERTIFICATE----- on",
             ),
-            Err(e) => self.wrong(
-                FLAG,
-                format!("is not PEM ({file}: {e})"),
-                "put the CA's certificate there, in PEM",
-            ),
+            Err(e) => self.wrong(FLAG, format!("is not PEM ({file}: {e})"), "put the CA's certificate there, in PEM"),
         }
     }
 
     fn absolute(&mut self, flag: &'static str, value: &str) -> Option<PathBuf> {
         let path = Path::new(value.trim());
         if path.as_os_str().is_empty() {
-            return self.wrong(
-                flag,
-                "is empty",
-                "name a file, or leave the option out to get the default",
-            );
+            return self.wrong(flag, "is empty", "name a file, or leave the option out to get the default");
         }
         // Relative paths work at a terminal; they are made absolute so that messages name the real place.
         match std::path::absolute(path) {
             Ok(path) => Some(path),
-            Err(e) => self.wrong(
-                flag,
-                format!("cannot be resolved ({e})"),
-                "use an absolute path",
-            ),
+            Err(e) => self.wrong(flag, format!("cannot be resolved ({e})"), "use an absolute path"),
         }
     }
 
@@ -349,11 +275,7 @@ impl Judge {
         }
         if !path.is_dir() {
             let mend = "mount an emptyDir there that the bot's container mounts too";
-            return self.wrong(
-                FLAG,
-                format!("is not a directory ({})", path.display()),
-                mend,
-            );
+            return self.wrong(FLAG, format!("is not a directory ({})", path.display()), mend);
         }
         // Asked of the kernel by doing it: modes, user namespaces and read-only mounts all have a say.
         let probe = path.join(format!(".probe.{}", std::process::id()));
@@ -370,11 +292,9 @@ impl Judge {
     fn address(&mut self, flag: &'static str, value: &str, example: &str) -> Option<SocketAddr> {
         match value.trim().parse() {
             Ok(address) => Some(address),
-            Err(_) => self.wrong(
-                flag,
-                format!("is {value:?}"),
-                format!("use an IP address and a port, such as {example}"),
-            ),
+            Err(_) => {
+                self.wrong(flag, format!("is {value:?}"), format!("use an IP address and a port, such as {example}"))
+            }
         }
     }
 
@@ -417,27 +337,16 @@ impl Judge {
     fn logging(&mut self, directives: &str, format: &str) -> Option<Logging> {
         let right = match filter(directives) {
             Ok(_) => Some(()),
-            Err(e) => self.wrong(
-                "log",
-                format!("is {directives:?} ({e})"),
-                "use error, warn, info, debug or trace",
-            ),
+            Err(e) => self.wrong("log", format!("is {directives:?} ({e})"), "use error, warn, info, debug or trace"),
         };
         let format = match format.trim() {
             "auto" => Some(LogFormat::Auto),
             "json" => Some(LogFormat::Json),
             "text" => Some(LogFormat::Text),
-            other => self.wrong(
-                "log-format",
-                format!("is {other:?}"),
-                "use auto, json or text",
-            ),
+            other => self.wrong("log-format", format!("is {other:?}"), "use auto, json or text"),
         };
         right?;
-        Some(Logging {
-            filter: directives.to_owned(),
-            format: format?,
-        })
+        Some(Logging { filter: directives.to_owned(), format: format? })
     }
 }
 

@@ -28,9 +28,7 @@ fn message(change: impl FnOnce(&mut RunOptions)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut options = right(dir.path());
     change(&mut options);
-    let Err(Mistakes(mistakes)) = Config::new(&options) else {
-        panic!("accepted: {options:?}")
-    };
+    let Err(Mistakes(mistakes)) = Config::new(&options) else { panic!("accepted: {options:?}") };
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     mistakes[0].to_string()
 }
@@ -41,11 +39,7 @@ fn what_a_pod_template_sets_is_accepted() {
     let (config, _) = Config::new(&right(dir.path())).unwrap();
     assert_eq!(config.drain_timeout, Duration::from_secs(20));
     assert_eq!(config.identity.pod_uid, "5b2e");
-    assert_eq!(
-        std::fs::read_dir(dir.path()).unwrap().count(),
-        0,
-        "the probe of the directory is removed"
-    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the probe of the directory is removed");
 }
 
 #[test]
@@ -62,9 +56,7 @@ fn all_mistakes_are_told_at_once() {
         lease_uri_file: String::new(),
         ..RunOptions::default()
     };
-    let Err(mistakes) = Config::new(&options) else {
-        panic!("accepted")
-    };
+    let Err(mistakes) = Config::new(&options) else { panic!("accepted") };
     let told: Vec<_> = mistakes.0.iter().map(|m| m.flag).collect();
     let expected = [
         "cluster",
@@ -85,12 +77,7 @@ fn all_mistakes_are_told_at_once() {
         "log-format",
     ];
     assert_eq!(told, expected);
-    assert!(
-        mistakes
-            .to_string()
-            .starts_with("the configuration has 16 mistakes\n"),
-        "{mistakes}"
-    );
+    assert!(mistakes.to_string().starts_with("the configuration has 16 mistakes\n"), "{mistakes}");
 }
 
 #[test]
@@ -109,10 +96,7 @@ fn an_empty_variable_is_a_missing_one() {
 #[test]
 fn a_token_that_was_pasted_into_the_url_is_not_repeated() {
     let said = message(|o| o.api_url = "https://api.telegram.org/bot123:canary/".into());
-    assert!(
-        said.contains("has a token in its path") && !said.contains("canary"),
-        "{said}"
-    );
+    assert!(said.contains("has a token in its path") && !said.contains("canary"), "{said}");
     let said = message(|o| o.api_url = "bot123:canary".into());
     assert!(!said.contains("canary"), "{said}");
 }
@@ -120,18 +104,13 @@ fn a_token_that_was_pasted_into_the_url_is_not_repeated() {
 #[test]
 fn a_gate_for_the_whole_network_is_refused() {
     for open in ["0.0.0.0:8081", "10.0.0.7:8081", "[::]:8081"] {
-        assert!(
-            message(|o| o.listen = open.into()).contains("not loopback"),
-            "{open}"
-        );
+        assert!(message(|o| o.listen = open.into()).contains("not loopback"), "{open}");
     }
 }
 
 #[test]
 fn two_listeners_on_one_port_are_refused() {
-    assert!(
-        message(|o| o.health_listen = "0.0.0.0:8081".into()).contains("has the port of --listen")
-    );
+    assert!(message(|o| o.health_listen = "0.0.0.0:8081".into()).contains("has the port of --listen"));
 }
 
 #[test]
@@ -139,17 +118,11 @@ fn a_ca_file_without_a_certificate_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ca.crt");
     std::fs::write(&file, "not a certificate\n").unwrap();
-    assert!(
-        message(|o| o.api_ca_file = Some(file.display().to_string()))
-            .contains("holds no certificate")
-    );
+    assert!(message(|o| o.api_ca_file = Some(file.display().to_string())).contains("holds no certificate"));
     assert!(message(|o| o.api_ca_file = Some("/does/not/exist".into())).contains("cannot be read"));
 }
 
 #[test]
 fn a_shared_directory_that_is_too_deep_for_a_socket_is_refused() {
-    assert!(
-        message(|o| o.shared_dir = format!("/tmp/{}", "d".repeat(100)))
-            .contains("too long for a unix socket")
-    );
+    assert!(message(|o| o.shared_dir = format!("/tmp/{}", "d".repeat(100))).contains("too long for a unix socket"));
 }

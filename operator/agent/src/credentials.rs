@@ -93,12 +93,9 @@ pub fn read_lease_uri(file: &Path) -> Result<(), String> {
             file.display()
         ));
     }
-    pollux_lease::Database::parse(&text).map(drop).map_err(|e| {
-        format!(
-            "the file with the lease database's URI, {}: {e}",
-            file.display()
-        )
-    })
+    pollux_lease::Database::parse(&text)
+        .map(drop)
+        .map_err(|e| format!("the file with the lease database's URI, {}: {e}", file.display()))
 }
 
 /// Waits until `read` succeeds.
@@ -118,10 +115,7 @@ pub async fn wait_for<T>(need: Need, waiting: &Waiting, read: impl Fn() -> Resul
             Err(why) => why,
         };
         waiting.begin(need, why.clone());
-        if said
-            .as_ref()
-            .is_none_or(|(old, at)| *old != why || at.elapsed() >= REMIND)
-        {
+        if said.as_ref().is_none_or(|(old, at)| *old != why || at.elapsed() >= REMIND) {
             warn!(reason = %why, "waiting; nothing needs to be restarted after it is mended");
             said = Some((why, Instant::now()));
         }
@@ -132,16 +126,10 @@ fn read(file: &Path) -> Result<String, String> {
     match std::fs::read(file) {
         Ok(bytes) => String::from_utf8(bytes)
             .map(|text| text.trim().to_owned())
-            .map_err(|_| {
-                format!(
-                    "the file {} is not text: write the value into the Secret as it is",
-                    file.display()
-                )
-            }),
-        Err(e) => Err(format!(
-            "the file {} cannot be read ({e}): mount the Secret there, with that key",
-            file.display()
-        )),
+            .map_err(|_| format!("the file {} is not text: write the value into the Secret as it is", file.display())),
+        Err(e) => {
+            Err(format!("the file {} cannot be read ({e}): mount the Secret there, with that key", file.display()))
+        }
     }
 }
 
@@ -155,21 +143,14 @@ mod tests {
     fn a_reason_never_quotes_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("secret");
-        for content in [
-            format!("12 34:{CANARY}"),
-            format!("{CANARY}:12"),
-            format!("bot12:{CANARY}"),
-            CANARY.to_owned(),
-        ] {
+        for content in [format!("12 34:{CANARY}"), format!("{CANARY}:12"), format!("bot12:{CANARY}"), CANARY.to_owned()]
+        {
             std::fs::write(&file, &content).unwrap();
             let why = read_token(&file).unwrap_err();
             assert!(!why.contains(CANARY), "{why}");
         }
-        let uris = [
-            format!("postgres://u:{CANARY}@h/d?sslmode=never"),
-            CANARY.to_owned(),
-            format!("http://u:{CANARY}@h"),
-        ];
+        let uris =
+            [format!("postgres://u:{CANARY}@h/d?sslmode=never"), CANARY.to_owned(), format!("http://u:{CANARY}@h")];
         for content in uris {
             std::fs::write(&file, &content).unwrap();
             let why = read_lease_uri(&file).unwrap_err();
@@ -198,11 +179,7 @@ mod tests {
         let waiting = Waiting::default();
         let waiter = tokio::spawn({
             let (waiting, file) = (waiting.clone(), file.clone());
-            async move {
-                wait_for(Need::Token, &waiting, || read_token(&file))
-                    .await
-                    .bot_id()
-            }
+            async move { wait_for(Need::Token, &waiting, || read_token(&file)).await.bot_id() }
         });
         while waiting.why(Need::Token).is_none() {
             tokio::task::yield_now().await;

@@ -93,9 +93,7 @@ enum State {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self {
-            state: Arc::new(watch::Sender::new(State::Idle)),
-        }
+        Self { state: Arc::new(watch::Sender::new(State::Idle)) }
     }
 }
 
@@ -137,9 +135,7 @@ impl Drain {
     /// Waits for its end.
     pub async fn over(&self) -> Option<Arc<Story>> {
         let mut state = self.state.subscribe();
-        let _ = state
-            .wait_for(|state| matches!(state, State::Over(_)))
-            .await;
+        let _ = state.wait_for(|state| matches!(state, State::Over(_))).await;
         self.story()
     }
 
@@ -154,10 +150,7 @@ impl Drain {
 impl Parts {
     async fn drain(&self, trigger: Trigger) -> Story {
         let began = BootInstant::now();
-        let epoch = self
-            .lease
-            .as_ref()
-            .and_then(|lease| lease.view().borrow().role.epoch());
+        let epoch = self.lease.as_ref().and_then(|lease| lease.view().borrow().role.epoch());
         info!(?trigger, pod = %self.pod, epoch, "drain begins");
         if let Some(lease) = &self.lease {
             lease.leave();
@@ -173,24 +166,14 @@ impl Parts {
             gate.terminate();
         }
         let total = BootInstant::now() - began;
-        let story = Story {
-            trigger,
-            pod: self.pod.clone(),
-            epoch,
-            drained,
-            handed,
-            switch,
-            total,
-        };
+        let story = Story { trigger, pod: self.pod.clone(), epoch, drained, handed, switch, total };
         self.measure(&story);
         story
     }
 
     async fn drain_gate(&self) -> Option<Drained> {
         let gate = self.gate.as_ref()?;
-        timeout(self.drain_timeout + GATE_SLACK, gate.drain())
-            .await
-            .ok()
+        timeout(self.drain_timeout + GATE_SLACK, gate.drain()).await.ok()
     }
 
     /// Asked of the lease as it is now: a lease that came while the gate was asked is given on too.
@@ -204,8 +187,7 @@ impl Parts {
             ..HandOver::new(Reason::PodDeleted)
         };
         let handed = timeout(HANDOVER_LIMIT, lease.hand_over(order)).await;
-        Some(handed.unwrap_or(HandedOver::Unknown))
-            .filter(|handed| *handed != HandedOver::NotLeader)
+        Some(handed.unwrap_or(HandedOver::Unknown)).filter(|handed| *handed != HandedOver::NotLeader)
     }
 
     fn measure(&self, story: &Story) {
@@ -213,8 +195,7 @@ impl Parts {
             return;
         }
         if let Some(drained) = &story.drained {
-            self.metrics
-                .drained(drained.outcome.as_str(), drained.duration);
+            self.metrics.drained(drained.outcome.as_str(), drained.duration);
         }
         if let Some(HandedOver::To { .. } | HandedOver::Released) = story.handed {
             self.metrics.switched(story.switch);
@@ -259,24 +240,17 @@ impl Story {
                 )
             };
         }
-        if self.clean() {
-            line!(info)
-        } else {
-            line!(warn)
-        }
+        if self.clean() { line!(info) } else { line!(warn) }
     }
 
     /// Nothing will be repeated, nothing lost, and somebody knows that the lease is free.
     fn clean(&self) -> bool {
         let bot = self.drained.as_ref().is_some_and(|d| {
-            matches!(d.outcome, DrainOutcome::Complete | DrainOutcome::Nothing)
+            matches!(d.outcome, DrainOutcome::Complete | DrainOutcome::Nothing | DrainOutcome::BotGone)
                 && d.confirmed
                 && d.unacknowledged == 0
         });
-        bot && matches!(
-            self.handed,
-            None | Some(HandedOver::To { .. } | HandedOver::Released)
-        )
+        bot && matches!(self.handed, None | Some(HandedOver::To { .. } | HandedOver::Released))
     }
 
     fn lease(&self) -> &'static str {
@@ -296,9 +270,7 @@ impl fmt::Display for Story {
             return write!(f, "this replica did not lead");
         }
         match &self.handed {
-            Some(HandedOver::To { pod, epoch }) => {
-                write!(f, "handed over to {pod} (epoch {epoch})")?
-            }
+            Some(HandedOver::To { pod, epoch }) => write!(f, "handed over to {pod} (epoch {epoch})")?,
             _ => write!(f, "lease {}", self.lease())?,
         }
         match &self.drained {

@@ -17,9 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pollux_clock::BootInstant;
 use pollux_gate::{Event, Gate, Leadership, Status};
-use pollux_lease::{
-    Evidence, HandOver, HandedOver, Lease, Reason, Role, Takeover, TokenDigest, View,
-};
+use pollux_lease::{Evidence, HandOver, HandedOver, Lease, Reason, Role, Takeover, TokenDigest, View};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -107,8 +105,7 @@ impl Glue {
 
     /// Carries until it is dropped.
     pub async fn run(mut self) {
-        let (mut view, mut status, mut events) =
-            (self.lease.view(), self.gate.status(), self.gate.events());
+        let (mut view, mut status, mut events) = (self.lease.view(), self.gate.status(), self.gate.events());
         let mut look = interval(AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         view.mark_changed();
@@ -154,9 +151,7 @@ impl Glue {
     }
 
     fn began(&self, takeover: &Takeover) {
-        self.app
-            .metrics()
-            .transition(To::leader, takeover.evidence.as_str());
+        self.app.metrics().transition(To::leader, takeover.evidence.as_str());
         if matches!(takeover.evidence, Evidence::Ttl | Evidence::Pod) {
             self.app.metrics().took_over(takeover.evidence.as_str());
         }
@@ -171,11 +166,7 @@ impl Glue {
     }
 
     fn ceased(&mut self, view: &View) {
-        let drained = self
-            .app
-            .drain()
-            .begun()
-            .then_some(Reason::PodDeleted.as_str());
+        let drained = self.app.drain().begun().then_some(Reason::PodDeleted.as_str());
         let reason = match drained.or(self.gave.take()) {
             Some(reason) => reason,
             None if view.database.is_up() => Reason::Fenced.as_str(),
@@ -197,12 +188,7 @@ impl Glue {
                 "this leader stopped at its fence: the lease database has not answered; the bot waits as behind a standby"
             );
         } else {
-            info!(
-                epoch = self.epoch,
-                reason,
-                to = holder.map(|h| h.pod.as_str()),
-                "this replica stands by"
-            );
+            info!(epoch = self.epoch, reason, to = holder.map(|h| h.pod.as_str()), "this replica stands by");
         }
     }
 
@@ -212,16 +198,10 @@ impl Glue {
             return;
         }
         self.generation = generation;
-        let hot = view
-            .settings
-            .as_ref()
-            .map(|s| HotSettings::read(&s.json))
-            .unwrap_or_default();
+        let hot = view.settings.as_ref().map(|s| HotSettings::read(&s.json)).unwrap_or_default();
         let settings = pollux_gate::Settings {
             long_poll: hot.long_poll.unwrap_or(self.settings.long_poll),
-            late_request_window: hot
-                .lease_duration
-                .unwrap_or(self.settings.late_request_window),
+            late_request_window: hot.lease_duration.unwrap_or(self.settings.late_request_window),
             ..self.settings.clone()
         };
         info!(generation, ?hot, "settings");
@@ -246,22 +226,17 @@ impl Glue {
                 warn!("the bot asks for nothing any more; it may not lead until it does")
             }
             Event::LateRequest => {
-                warn!(
-                    "one late request of a paused predecessor took the polling session; it was taken back"
-                );
+                warn!("one late request of a paused predecessor took the polling session; it was taken back");
             }
             Event::ForeignPoller => error!(
                 "somebody else polls with this token: a pod without a gate, a developer's machine, or a leaked token; \
                  stop it, or revoke the token at @BotFather"
             ),
-            Event::TokenRejected => error!(
-                "Telegram rejects the token: put the right one into the Secret; nothing needs to be restarted"
-            ),
+            Event::TokenRejected => {
+                error!("Telegram rejects the token: put the right one into the Secret; nothing needs to be restarted")
+            }
             Event::Suppressed { method } => {
-                warn!(
-                    method,
-                    "the bot asked to drop its pending updates or to set a webhook; that was not passed on"
-                );
+                warn!(method, "the bot asked to drop its pending updates or to set a webhook; that was not passed on");
             }
             other => info!(event = ?other, "gate"),
         }
@@ -270,13 +245,7 @@ impl Glue {
     /// The successor's line about a change of leader: from here on somebody polls again.
     fn first_poll(&self, epoch: i64, at: BootInstant) {
         self.lease.first_poll(at);
-        let takeover = self
-            .lease
-            .view()
-            .borrow()
-            .takeover
-            .clone()
-            .filter(|t| t.epoch == epoch);
+        let takeover = self.lease.view().borrow().takeover.clone().filter(|t| t.epoch == epoch);
         info!(
             pod = %self.app.identity().pod,
             epoch,
@@ -302,17 +271,9 @@ impl Glue {
             Role::Leader { since, .. } => Some(since),
             Role::Standby => None,
         };
-        let facts = Facts {
-            leading_since,
-            alive: status.bot_alive,
-            polling: status.bot_polling,
-            deaf: status.deaf,
-        };
+        let facts = Facts { leading_since, alive: status.bot_alive, polling: status.bot_polling, deaf: status.deaf };
         let leaving = self.app.drain().begun();
-        let Some(why) = self
-            .absence
-            .look(facts, view.successor.is_some(), BootInstant::now())
-        else {
+        let Some(why) = self.absence.look(facts, view.successor.is_some(), BootInstant::now()) else {
             return;
         };
         if leaving || self.giving {
@@ -327,34 +288,18 @@ impl Glue {
                 Why::BotDeaf => Reason::BotDeaf,
             };
             let began = BootInstant::now();
-            let order = HandOver {
-                only_to_successor: true,
-                ..HandOver::new(reason)
-            };
+            let order = HandOver { only_to_successor: true, ..HandOver::new(reason) };
             let to = lease.hand_over(order).await;
-            let _ = told.send(Given {
-                why,
-                epoch,
-                took: BootInstant::now() - began,
-                to,
-            });
+            let _ = told.send(Given { why, epoch, took: BootInstant::now() - began, to });
         });
     }
 
     fn given_away(&mut self, given: Given) {
         self.giving = false;
-        let Given {
-            why,
-            epoch,
-            took,
-            to,
-        } = given;
+        let Given { why, epoch, took, to } = given;
         let from = self.app.identity().pod.as_str();
         match to {
-            HandedOver::To {
-                pod,
-                epoch: new_epoch,
-            } => {
+            HandedOver::To { pod, epoch: new_epoch } => {
                 self.app.metrics().switched(took);
                 info!(
                     from,
@@ -369,10 +314,7 @@ impl Glue {
             }
             HandedOver::Kept => {
                 self.gave = None;
-                debug!(
-                    why = why.as_str(),
-                    "the bot is not there, and nobody else is ready"
-                );
+                debug!(why = why.as_str(), "the bot is not there, and nobody else is ready");
             }
             other => {
                 warn!(from, epoch, trigger = why.as_str(), outcome = ?other, "not handed over")
@@ -392,11 +334,7 @@ mod tests {
     #[test]
     fn the_gate_gets_the_fence_of_the_lease_and_not_a_later_one() {
         let fence = BootInstant::from_boot(Duration::from_secs(9));
-        let role = Role::Leader {
-            epoch: 7,
-            fence,
-            since: BootInstant::ZERO,
-        };
+        let role = Role::Leader { epoch: 7, fence, since: BootInstant::ZERO };
         assert_eq!(leadership(&role), Leadership::Leader { epoch: 7, fence });
         assert_eq!(leadership(&Role::Standby), Leadership::Standby);
     }

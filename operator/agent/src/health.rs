@@ -175,10 +175,7 @@ pub async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener
                 info!(%address, "{name} listens");
                 return Ok(listener);
             }
-            Err(e)
-                if e.kind() == std::io::ErrorKind::AddrInUse
-                    && tokio::time::Instant::now() < deadline =>
-            {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && tokio::time::Instant::now() < deadline => {
                 if !said {
                     warn!(%address, "{name}: the port is taken, by this container's former process or by another container; trying again");
                     said = true;
@@ -186,11 +183,7 @@ pub async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(source) => {
-                return Err(RunError::Listen {
-                    name,
-                    address,
-                    source,
-                });
+                return Err(RunError::Listen { name, address, source });
             }
         }
     }
@@ -211,10 +204,7 @@ fn router<F: Facts>(facts: F) -> Router {
         .route("/liveness", alive)
         .route("/readyz", ready.clone())
         .route("/readiness", ready)
-        .route(
-            "/health",
-            get(async |State(facts): State<F>| Json(facts.health())),
-        )
+        .route("/health", get(async |State(facts): State<F>| Json(facts.health())))
         .route("/metrics", get(metrics::<F>))
         .with_state(facts)
 }
@@ -222,11 +212,7 @@ fn router<F: Facts>(facts: F) -> Router {
 async fn ready<F: Facts>(State(facts): State<F>) -> Response {
     match facts.ready() {
         Ok(()) => "ready\n".into_response(),
-        Err(why) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {why}\n"),
-        )
-            .into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
 }
 

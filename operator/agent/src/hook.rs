@@ -136,20 +136,12 @@ async fn answer<A: Answers>(stream: UnixStream, answers: &A) -> io::Result<()> {
         "drain" => {
             let longest = answers.begin_drain();
             let at_most_milliseconds = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
-            write
-                .write_all(&line(&Accepted {
-                    at_most_milliseconds,
-                })?)
-                .await?;
+            write.write_all(&line(&Accepted { at_most_milliseconds })?).await?;
             let summary = answers.drained().await;
             write.write_all(&line(&Finished { summary })?).await
         }
         "status" => write.write_all(&line(&answers.report())?).await,
-        _ => {
-            write
-                .write_all(b"{\"error\":\"say drain or status\"}\n")
-                .await
-        }
+        _ => write.write_all(b"{\"error\":\"say drain or status\"}\n").await,
     }
 }
 

@@ -22,21 +22,12 @@ impl Answers for Scripted {
     }
 
     async fn drained(&self) -> String {
-        self.over
-            .clone()
-            .wait_for(|over| *over)
-            .await
-            .map(drop)
-            .unwrap();
+        self.over.clone().wait_for(|over| *over).await.map(drop).unwrap();
         "handed over".to_owned()
     }
 
     fn report(&self) -> Report {
-        Report {
-            version: "1.2.3".into(),
-            listen: "127.0.0.1:1".parse().unwrap(),
-            not_yet: Some("no token".into()),
-        }
+        Report { version: "1.2.3".into(), listen: "127.0.0.1:1".parse().unwrap(), not_yet: Some("no token".into()) }
     }
 }
 
@@ -52,25 +43,12 @@ fn room() -> Room {
     let (over, watching) = watch::channel(false);
     let begun = Arc::new(AtomicUsize::new(0));
     let hook = Hook::bind(dir.path()).unwrap();
-    let server = tokio::spawn(hook.serve(Scripted {
-        begun: begun.clone(),
-        over: watching,
-    }));
-    Room {
-        dir,
-        begun,
-        over,
-        server,
-    }
+    let server = tokio::spawn(hook.serve(Scripted { begun: begun.clone(), over: watching }));
+    Room { dir, begun, over, server }
 }
 
-async fn blocking<T: Send + 'static>(
-    dir: PathBuf,
-    ask: impl FnOnce(&Path) -> T + Send + 'static,
-) -> T {
-    tokio::task::spawn_blocking(move || ask(&dir))
-        .await
-        .unwrap()
+async fn blocking<T: Send + 'static>(dir: PathBuf, ask: impl FnOnce(&Path) -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(move || ask(&dir)).await.unwrap()
 }
 
 #[tokio::test]
@@ -88,10 +66,7 @@ async fn a_hook_returns_only_when_the_drain_is_over() {
 #[tokio::test]
 async fn any_user_may_use_the_socket() {
     let room = room();
-    let mode = std::fs::metadata(room.dir.path().join(SOCKET))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(room.dir.path().join(SOCKET)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o777);
 }
 
@@ -103,10 +78,7 @@ async fn without_an_agent_the_hook_returns_at_once() {
 
     drop(Hook::bind(dir.path()).unwrap());
     let ended = blocking(dir.path().into(), client::drain).await;
-    assert!(
-        matches!(ended, Ended::AgentGone(_)),
-        "a socket that nobody listens on: {ended:?}"
-    );
+    assert!(matches!(ended, Ended::AgentGone(_)), "a socket that nobody listens on: {ended:?}");
 }
 
 #[tokio::test]
@@ -115,10 +87,7 @@ async fn an_agent_that_dies_during_the_drain_is_not_waited_for() {
     let hook = Hook::bind(dir.path()).unwrap();
     let call = tokio::spawn(blocking(dir.path().into(), client::drain));
     let (mut stream, _) = hook.listener.accept().await.unwrap();
-    stream
-        .write_all(b"{\"atMostMilliseconds\":60000}\n")
-        .await
-        .unwrap();
+    stream.write_all(b"{\"atMostMilliseconds\":60000}\n").await.unwrap();
     drop(stream);
     assert!(matches!(call.await.unwrap(), Ended::AgentGone(_)));
 }
@@ -130,27 +99,14 @@ async fn an_agent_that_restarts_takes_the_socket_over() {
     room.server.abort();
     let call = tokio::spawn(blocking(room.dir.path().into(), client::status));
     let (stream, _) = second.listener.accept().await.unwrap();
-    answer(
-        stream,
-        &Scripted {
-            begun: room.begun.clone(),
-            over: room.over.subscribe(),
-        },
-    )
-    .await
-    .unwrap();
-    assert_eq!(
-        call.await.unwrap().unwrap().not_yet.as_deref(),
-        Some("no token")
-    );
+    answer(stream, &Scripted { begun: room.begun.clone(), over: room.over.subscribe() }).await.unwrap();
+    assert_eq!(call.await.unwrap().unwrap().not_yet.as_deref(), Some("no token"));
 }
 
 #[tokio::test]
 async fn a_flood_of_bytes_is_not_read() {
     let room = room();
-    let mut stream = UnixStream::connect(room.dir.path().join(SOCKET))
-        .await
-        .unwrap();
+    let mut stream = UnixStream::connect(room.dir.path().join(SOCKET)).await.unwrap();
     // The server may close before everything is written; what counts is its answer.
     let _ = stream.write_all(&vec![b'x'; 1 << 20]).await;
     let mut said = Vec::new();

@@ -46,34 +46,17 @@ mod tests {
         let copy = install(dir.path()).unwrap();
         let meta = std::fs::metadata(&copy).unwrap();
         assert_eq!(meta.permissions().mode() & 0o777, 0o555);
-        assert_eq!(
-            meta.len(),
-            std::fs::metadata("/proc/self/exe").unwrap().len()
-        );
+        assert_eq!(meta.len(), std::fs::metadata("/proc/self/exe").unwrap().len());
         // The test binary is what was copied; it can list its tests from there.
-        assert!(
-            Command::new(&copy)
-                .arg("--list")
-                .output()
-                .unwrap()
-                .status
-                .success()
-        );
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing else is left behind"
-        );
+        assert!(Command::new(&copy).arg("--list").output().unwrap().status.success());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left behind");
     }
 
     #[test]
     fn a_restarted_agent_replaces_a_copy_that_is_being_executed() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::copy("/bin/sleep", dir.path().join(BINARY)).unwrap();
-        let mut running = Command::new(dir.path().join(BINARY))
-            .arg("600")
-            .spawn()
-            .unwrap();
+        let mut running = Command::new(dir.path().join(BINARY)).arg("600").spawn().unwrap();
         let installed = install(dir.path());
         running.kill().unwrap();
         running.wait().unwrap();

@@ -23,12 +23,7 @@ pub enum LogFormat {
 }
 
 /// Crates whose code is ours.
-const OURS: [&str; 4] = [
-    "pollux_agent",
-    "pollux_clock",
-    "pollux_gate",
-    "pollux_lease",
-];
+const OURS: [&str; 4] = ["pollux_agent", "pollux_clock", "pollux_gate", "pollux_lease"];
 
 /// Reads directives; a directive without a target is given to our own crates.
 ///
@@ -36,11 +31,7 @@ const OURS: [&str; 4] = [
 /// If `tracing` does not understand them.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     let mut all = vec!["warn".to_owned()];
-    for directive in directives
-        .split(',')
-        .map(str::trim)
-        .filter(|d| !d.is_empty())
-    {
+    for directive in directives.split(',').map(str::trim).filter(|d| !d.is_empty()) {
         if directive.contains(['=', ':', '[']) || directive.starts_with("pollux") {
             all.push(directive.to_owned());
         } else {
@@ -60,10 +51,8 @@ pub fn start(logging: &Logging) {
     let Ok(filter) = filter(&logging.filter) else {
         return;
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
     let terminal = std::io::stderr().is_terminal();
     let json = match logging.format {
         LogFormat::Auto => !terminal,
@@ -72,12 +61,7 @@ pub fn start(logging: &Logging) {
     };
     // A second call (tests in one process) keeps the first one's choice.
     let _ = if json {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     } else {
         builder.with_ansi(terminal).with_target(false).try_init()
     };
@@ -98,10 +82,7 @@ mod tests {
     #[test]
     fn a_named_library_talks_when_it_is_asked_for_by_name() {
         let filter = filter("info,rustls=debug").unwrap().to_string();
-        assert!(
-            filter.contains("rustls=debug") && filter.contains("pollux_agent=info"),
-            "{filter}"
-        );
+        assert!(filter.contains("rustls=debug") && filter.contains("pollux_agent=info"), "{filter}");
     }
 
     #[test]

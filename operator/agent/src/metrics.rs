@@ -79,9 +79,7 @@ impl Metrics {
     /// Registers everything.
     pub fn new(identity: &Identity) -> Self {
         let labels = [("namespace", &identity.namespace), ("bot", &identity.bot)];
-        let labels = labels
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.clone().into()));
+        let labels = labels.into_iter().map(|(name, value)| (name.into(), value.clone().into()));
         let mut registry = Registry::with_labels(labels);
         let metrics = Self {
             registry: Arc::default(),
@@ -90,32 +88,19 @@ impl Metrics {
             lease_expiry: Gauge::default(),
             database_up: Gauge::default(),
             transitions: Family::default(),
-            drain: Family::new_with_constructor(|| {
-                Histogram::new([0.05, 0.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0])
-            }),
+            drain: Family::new_with_constructor(|| Histogram::new([0.05, 0.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0])),
             switch: Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0]),
             sigterm_to_release: Histogram::new([0.01, 0.05, 0.25, 1.0, 3.0, 5.0, 10.0, 30.0]),
             stale_takeovers: Family::default(),
         };
         metrics.register(&mut registry);
-        *metrics
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = registry;
+        *metrics.registry.lock().unwrap_or_else(PoisonError::into_inner) = registry;
         metrics
     }
 
     fn register(&self, r: &mut Registry) {
-        r.register(
-            "pollux_agent_build",
-            "Version of the agent",
-            Info::new(vec![("version", VERSION)]),
-        );
-        r.register(
-            "pollux_agent_leader",
-            "1 while this replica leads",
-            self.leader.clone(),
-        );
+        r.register("pollux_agent_build", "Version of the agent", Info::new(vec![("version", VERSION)]));
+        r.register("pollux_agent_leader", "1 while this replica leads", self.leader.clone());
         r.register(
             "pollux_agent_lease_epoch",
             "The lease's fencing token, as far as this replica has seen",
@@ -126,11 +111,7 @@ impl Metrics {
             "When this leader stops by itself if nothing renews its lease; 0 on a standby",
             self.lease_expiry.clone(),
         );
-        r.register(
-            "pollux_agent_lease_database_up",
-            "1 while the lease database answers",
-            self.database_up.clone(),
-        );
+        r.register("pollux_agent_lease_database_up", "1 while the lease database answers", self.database_up.clone());
         r.register(
             "pollux_agent_leadership_transitions",
             "How often this replica began or ceased to lead, and why",
@@ -165,19 +146,12 @@ impl Metrics {
 
     /// This replica began or ceased to lead.
     pub fn transition(&self, to: To, reason: &str) {
-        self.transitions
-            .get_or_create(&Transition {
-                to,
-                reason: reason.to_owned(),
-            })
-            .inc();
+        self.transitions.get_or_create(&Transition { to, reason: reason.to_owned() }).inc();
     }
 
     /// A drain is over.
     pub fn drained(&self, outcome: &'static str, took: Duration) {
-        self.drain
-            .get_or_create(&Outcome { outcome })
-            .observe(took.as_secs_f64());
+        self.drain.get_or_create(&Outcome { outcome }).observe(took.as_secs_f64());
     }
 
     /// The lease was handed over.
@@ -192,26 +166,18 @@ impl Metrics {
 
     /// The lease of a dead leader was taken.
     pub fn took_over(&self, evidence: &str) {
-        self.stale_takeovers
-            .get_or_create(&Evidence {
-                evidence: evidence.to_owned(),
-            })
-            .inc();
+        self.stale_takeovers.get_or_create(&Evidence { evidence: evidence.to_owned() }).inc();
     }
 
     /// Everything in Prometheus' text format.
     pub fn text(&self, levels: &Levels) -> String {
         self.leader.set(levels.leader.into());
         self.epoch.set(levels.epoch);
-        self.lease_expiry
-            .set(levels.lease_expiry.unwrap_or_default());
+        self.lease_expiry.set(levels.lease_expiry.unwrap_or_default());
         self.database_up.set(levels.database_up.into());
         let mut text = String::new();
         // Writing to a string cannot fail; a metric that cannot be encoded ends the text where it stands.
-        let _ = encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }
@@ -235,12 +201,7 @@ mod tests {
         metrics.transition(To::leader, "LeaseExpired");
         metrics.took_over("ttl");
         metrics.drained("complete", Duration::from_millis(30));
-        let text = metrics.text(&Levels {
-            leader: true,
-            epoch: 7,
-            lease_expiry: Some(1.5),
-            database_up: true,
-        });
+        let text = metrics.text(&Levels { leader: true, epoch: 7, lease_expiry: Some(1.5), database_up: true });
         for line in [
             format!("pollux_agent_build_info{{version=\"{VERSION}\",namespace=\"shop\",bot=\"echo\"}} 1"),
             "pollux_agent_leader{namespace=\"shop\",bot=\"echo\"} 1".into(),
@@ -260,11 +221,6 @@ mod tests {
             assert!(found, "{line}\nis not in\n{text}");
         }
         let series = text.lines().filter(|l| !l.starts_with('#'));
-        assert!(
-            series
-                .clone()
-                .all(|l| l.contains("namespace=\"shop\"") && l.contains("bot=\"echo\"")),
-            "{text}"
-        );
+        assert!(series.clone().all(|l| l.contains("namespace=\"shop\"") && l.contains("bot=\"echo\"")), "{text}");
     }
 }

@@ -36,15 +36,9 @@ pub enum NotReady {
 
 /// Runs the subcommand.
 pub fn main(options: &WaitReadyOptions) -> ExitCode {
-    match wait(
-        &options.shared_dir,
-        Duration::from_secs(options.timeout_seconds.into()),
-    ) {
+    match wait(&options.shared_dir, Duration::from_secs(options.timeout_seconds.into())) {
         Ok(waited) => {
-            println!(
-                "pollux-agent wait-ready: ready after {} ms",
-                waited.as_millis()
-            );
+            println!("pollux-agent wait-ready: ready after {} ms", waited.as_millis());
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -83,14 +77,9 @@ pub fn wait(shared_dir: &Path, limit: Duration) -> Result<Duration, String> {
 /// Why a bot cannot start.
 pub fn look(shared_dir: &Path) -> Result<(), NotReady> {
     let soon = |what: &str, e: io::Error| NotReady::Soon(format!("{what}: {e}"));
-    let report = client::status(shared_dir)
-        .map_err(|e| soon("the agent does not answer on its socket", e))?;
-    TcpStream::connect_timeout(&report.listen, CONNECT).map_err(|e| {
-        soon(
-            &format!("the agent does not listen for the bot on {}", report.listen),
-            e,
-        )
-    })?;
+    let report = client::status(shared_dir).map_err(|e| soon("the agent does not answer on its socket", e))?;
+    TcpStream::connect_timeout(&report.listen, CONNECT)
+        .map_err(|e| soon(&format!("the agent does not listen for the bot on {}", report.listen), e))?;
     executable(&shared_dir.join(BINARY))?;
     match report.not_yet {
         Some(why) => Err(NotReady::Waiting(why)),
@@ -100,11 +89,7 @@ pub fn look(shared_dir: &Path) -> Result<(), NotReady> {
 
 fn executable(copy: &Path) -> Result<(), NotReady> {
     let shown = copy.display();
-    let output = match Command::new(copy)
-        .arg("version")
-        .stdin(Stdio::null())
-        .output()
-    {
+    let output = match Command::new(copy).arg("version").stdin(Stdio::null()).output() {
         Ok(output) => output,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             return Err(NotReady::Never(format!(
@@ -119,10 +104,7 @@ fn executable(copy: &Path) -> Result<(), NotReady> {
         Ok(())
     } else {
         // The copy of the container's former life, until the new one is written.
-        Err(NotReady::Soon(format!(
-            "{shown} is not this agent's copy: it said {:?}",
-            said.trim()
-        )))
+        Err(NotReady::Soon(format!("{shown} is not this agent's copy: it said {:?}", said.trim())))
     }
 }
 
@@ -138,9 +120,7 @@ mod tests {
         let copy = dir.path().join(BINARY);
         std::fs::write(&copy, b"").unwrap();
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o444)).unwrap();
-        let Err(NotReady::Never(why)) = executable(&copy) else {
-            panic!("accepted")
-        };
+        let Err(NotReady::Never(why)) = executable(&copy) else { panic!("accepted") };
         assert!(why.contains("noexec"), "{why}");
     }
 

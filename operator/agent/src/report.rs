@@ -42,8 +42,7 @@ pub struct Report {
 impl Report {
     /// What is known now.
     pub fn new(bot_id: i64, status: &Status) -> Self {
-        const REJECTED: &str =
-            "Telegram rejects the token: put the right one into the Secret (@BotFather, /token)";
+        const REJECTED: &str = "Telegram rejects the token: put the right one into the Secret (@BotFather, /token)";
         Self {
             bot_id: Some(bot_id),
             username: status.bot.as_ref().map(|bot| bot.username.clone()),
@@ -69,15 +68,8 @@ mod tests {
 
     #[test]
     fn the_controller_reads_these_names() {
-        let bot = BotIdentity {
-            id: 42,
-            username: "echo_bot".into(),
-        };
-        let status = Status {
-            token: TokenState::Rejected,
-            bot: Some(bot),
-            ..Status::default()
-        };
+        let bot = BotIdentity { id: 42, username: "echo_bot".into() };
+        let status = Status { token: TokenState::Rejected, bot: Some(bot), ..Status::default() };
         let json = serde_json::to_value(Report::new(42, &status)).unwrap();
         assert_eq!(json["botId"], 42);
         assert_eq!(json["username"], "echo_bot");

@@ -86,11 +86,7 @@ pub fn main(options: &RunOptions) -> ExitCode {
     };
     logs::start(&logging);
     // Two threads: one can be busy with TLS while the other keeps the lease's time. Every further one costs memory in every pod.
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(4)
-        .enable_all()
-        .build();
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(run(&config)),
         Err(e) => Err(e.into()),
@@ -138,10 +134,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
 
 fn install_hook(config: &Config, app: &App) -> Result<(), RunError> {
     let dir = &config.shared_dir;
-    let failed = |source| RunError::Hook {
-        dir: dir.display().to_string(),
-        source,
-    };
+    let failed = |source| RunError::Hook { dir: dir.display().to_string(), source };
     let binary = install::install(dir).map_err(failed)?;
     let hook = Hook::bind(dir).map_err(failed)?;
     info!(binary = %binary.display(), socket = %hook.path().display(), "the hook is installed");
@@ -151,37 +144,21 @@ fn install_hook(config: &Config, app: &App) -> Result<(), RunError> {
 
 /// Returns only if the gate cannot start.
 async fn serve(config: Config, app: App, door: TcpListener) -> Result<Infallible, RunError> {
-    let token = wait_for(Need::Token, app.waiting(), || {
-        read_token(&config.token_file)
-    })
-    .await;
+    let token = wait_for(Need::Token, app.waiting(), || read_token(&config.token_file)).await;
     let settings = gate_settings(&config);
-    let upstream = Upstream {
-        url: config.api_url.clone(),
-        ca_pem: config.api_ca.clone(),
-    };
-    let gate_config = pollux_gate::Config {
-        token_file: config.token_file.clone(),
-        upstream,
-        settings: settings.clone(),
-    };
+    let upstream = Upstream { url: config.api_url.clone(), ca_pem: config.api_ca.clone() };
+    let gate_config =
+        pollux_gate::Config { token_file: config.token_file.clone(), upstream, settings: settings.clone() };
     let gate = Gate::start(gate_config, door)?;
     app.has_gate(gate.clone());
     info!(bot_id = gate.bot_id(), "the gate serves the bot");
 
-    wait_for(Need::LeaseUri, app.waiting(), || {
-        read_lease_uri(&config.lease_uri_file)
-    })
-    .await;
+    wait_for(Need::LeaseUri, app.waiting(), || read_lease_uri(&config.lease_uri_file)).await;
     if app.drain().begun() {
         // The pod is on its way out: taking part now would only make others wait for this replica.
         return std::future::pending().await;
     }
-    let lease = Lease::spawn(lease_config(
-        &config,
-        gate.bot_id(),
-        TokenDigest::of(token.expose()),
-    ));
+    let lease = Lease::spawn(lease_config(&config, gate.bot_id(), TokenDigest::of(token.expose())));
     drop(token);
     app.has_lease(lease.clone());
     Glue::new(app, gate, lease, settings).run().await;
@@ -192,17 +169,10 @@ fn lease_config(config: &Config, bot_id: i64, token: TokenDigest) -> pollux_leas
     let identity = config.identity.clone();
     pollux_lease::Config {
         database_file: config.lease_uri_file.clone(),
-        bot: BotKey {
-            bot_id,
-            server: config.api_url.as_str().trim_end_matches('/').to_owned(),
-        },
+        bot: BotKey { bot_id, server: config.api_url.as_str().trim_end_matches('/').to_owned() },
         token,
         replica: Replica {
-            resource: Resource {
-                cluster: identity.cluster,
-                namespace: identity.namespace,
-                name: identity.bot,
-            },
+            resource: Resource { cluster: identity.cluster, namespace: identity.namespace, name: identity.bot },
             pod: identity.pod,
             pod_uid: identity.pod_uid,
             node: identity.node,
@@ -217,10 +187,7 @@ fn lease_config(config: &Config, bot_id: i64, token: TokenDigest) -> pollux_leas
 async fn end(config: &Config, app: &App) {
     info!("SIGTERM");
     app.begin_drain(Trigger::Sigterm);
-    if timeout(Drain::at_most(config.drain_timeout), app.drain().over())
-        .await
-        .is_err()
-    {
+    if timeout(Drain::at_most(config.drain_timeout), app.drain().over()).await.is_err() {
         warn!("the drain did not end in time; the lease expires");
     }
     app.sign_off(LAST_CALLS, SIGN_OFF).await;
@@ -237,10 +204,7 @@ struct Stop {
 
 impl Stop {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn wanted(&mut self) {

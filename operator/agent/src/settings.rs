@@ -53,12 +53,9 @@ mod tests {
 
     #[test]
     fn what_the_controller_writes_is_understood() {
-        let json =
-            json!({ "leaseDurationSeconds": 5, "longPollTimeoutSeconds": 30, "later": true });
-        let expected = HotSettings {
-            lease_duration: Some(Duration::from_secs(5)),
-            long_poll: Some(Duration::from_secs(30)),
-        };
+        let json = json!({ "leaseDurationSeconds": 5, "longPollTimeoutSeconds": 30, "later": true });
+        let expected =
+            HotSettings { lease_duration: Some(Duration::from_secs(5)), long_poll: Some(Duration::from_secs(30)) };
         assert_eq!(HotSettings::read(&json), expected);
     }
 

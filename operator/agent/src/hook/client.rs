@@ -35,20 +35,13 @@ pub fn main(options: &DrainOptions) -> ExitCode {
     let began = Instant::now();
     let (words, code) = match drain(&options.shared_dir) {
         Ended::Drained(summary) => (summary, ExitCode::SUCCESS),
-        Ended::AgentGone(why) => (
-            format!("the agent is gone, nothing to wait for: {why}"),
-            ExitCode::SUCCESS,
-        ),
-        Ended::Silent(why) => (
-            format!("the agent does not answer, the bot is stopped without a handover: {why}"),
-            ExitCode::FAILURE,
-        ),
+        Ended::AgentGone(why) => (format!("the agent is gone, nothing to wait for: {why}"), ExitCode::SUCCESS),
+        Ended::Silent(why) => {
+            (format!("the agent does not answer, the bot is stopped without a handover: {why}"), ExitCode::FAILURE)
+        }
     };
     // Standard output of a hook that succeeds is thrown away; of one that fails it is in the pod's events.
-    eprintln!(
-        "pollux-agent drain: {words} ({} ms)",
-        began.elapsed().as_millis()
-    );
+    eprintln!("pollux-agent drain: {words} ({} ms)", began.elapsed().as_millis());
     code
 }
 
@@ -80,9 +73,7 @@ pub fn status(shared_dir: &Path) -> io::Result<Report> {
 /// Whoever does not answer in time is silent; whoever cannot be reached, or went away in the middle, is gone.
 fn ended_by(error: &io::Error) -> Ended {
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Ended::Silent("time is up".to_owned())
-        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ended::Silent("time is up".to_owned()),
         io::ErrorKind::PermissionDenied => Ended::Silent(error.to_string()),
         _ => Ended::AgentGone(error.to_string()),
     }
@@ -99,9 +90,7 @@ impl Connection {
         let mut stream = UnixStream::connect(shared_dir.join(SOCKET))?;
         stream.set_write_timeout(Some(FIRST_ANSWER))?;
         stream.write_all(format!("{request}\n").as_bytes())?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-        })
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// The next line. Its beginning must come within `patience`; an agent writes a line at once.
@@ -109,10 +98,7 @@ impl Connection {
         self.stream.get_ref().set_read_timeout(Some(patience))?;
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it ended before it answered",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered"));
         }
         Ok(serde_json::from_str(&line)?)
     }

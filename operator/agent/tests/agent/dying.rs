@@ -1,0 +1,107 @@
+//! What dies without a word: an agent, a bot, both.
+
+use std::time::{Duration, Instant};
+
+use pollux_botapi::{Mark, MarkKind};
+
+use crate::bot::Acks;
+use crate::world::{PATIENCE, TTL, World};
+
+#[tokio::test]
+async fn a_pod_that_dies_is_followed_within_the_ttl() {
+    let world = World::new().await;
+    let (one, two) = world.pair(Acks::Afterwards).await;
+    world.load(TTL.as_secs() + 4);
+    world.answered(20).await;
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the pod"));
+    let killed = Instant::now();
+    one.bot.kill().await;
+    one.agent.kill().await;
+    let health = two.agent.until("leader", TTL * 2, |h| h["role"] == "ACTIVE").await;
+    let silent = killed.elapsed();
+    assert!(silent <= TTL + Duration::from_millis(1500), "{silent:?}");
+    // The last renewal was at most a fifth of the TTL ago, so a lease that is taken much earlier was taken from the living.
+    assert!(silent >= TTL * 7 / 10, "{silent:?}");
+    assert_eq!(health["lastTakeover"]["reason"], "ttl");
+    assert_eq!(health["lastTakeover"]["from"], "echo-1");
+    world.settled().await;
+    let verdict = world.verdict();
+    assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "a bot that acknowledges afterwards loses nothing");
+    assert_eq!(verdict.handovers.len(), 1, "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
+    let world = World::new().await;
+    let (one, two) = world.pair(Acks::Afterwards).await;
+    world.load(6);
+    world.answered(20).await;
+    let before = one.agent.health().await["epoch"].as_i64().unwrap();
+    let pod = one.agent.pod.clone();
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent"));
+    let killed = Instant::now();
+    one.agent.kill().await;
+    let again = pod.start();
+    let health = again.until_leader().await;
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    assert_eq!(health["lastTakeover"]["reason"], "pod");
+    assert_eq!(health["epoch"].as_i64().unwrap(), before + 1, "another life is another epoch");
+    world.settled().await;
+    assert_eq!(two.agent.health().await["role"], "PASSIVE");
+    let verdict = world.verdict();
+    assert!(verdict.handovers.is_empty(), "{verdict:#?}");
+    assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn a_bot_that_dies_is_followed_at_once() {
+    let world = World::new().await;
+    let (one, two) = world.pair(Acks::Afterwards).await;
+    world.load(4);
+    world.answered(20).await;
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the bot"));
+    let killed = Instant::now();
+    one.bot.kill().await;
+    two.agent.until_leader().await;
+    let silent = killed.elapsed();
+    assert!(silent < Duration::from_secs(1), "{silent:?}\n{}", one.agent.log());
+    world.settled().await;
+    let verdict = world.verdict();
+    assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
+    assert_eq!(one.agent.lines("handed over")[0]["trigger"], "BotGone");
+    assert_eq!(one.agent.health().await["role"], "PASSIVE");
+
+    // The bot's container is restarted: the pod is a candidate again.
+    let _bot = world.bot(&one.agent.pod, Acks::Afterwards);
+    one.agent.until_standby().await;
+    two.bot.kill().await;
+    one.agent.until_leader().await;
+}
+
+#[tokio::test]
+async fn a_bot_that_dies_alone_keeps_the_lease_for_its_restart() {
+    let world = World::new().await;
+    let one = world.replica("echo-1", Acks::Afterwards).await;
+    one.agent.until_leader().await;
+    let epoch = one.agent.health().await["epoch"].clone();
+    one.bot.kill().await;
+    one.agent.until("without its bot", PATIENCE, |h| h["botProcess"]["alive"] == false).await;
+    let _bot = world.bot(&one.agent.pod, Acks::Afterwards);
+    world.load(2);
+    world.settled().await;
+    let health = one.agent.health().await;
+    assert_eq!((&health["role"], &health["epoch"]), (&"ACTIVE".into(), &epoch));
+    world.assert_clean();
+}
+
+#[tokio::test]
+async fn a_restarted_agent_whose_bot_does_not_come_back_gives_the_lease_away() {
+    let world = World::new().await;
+    let (one, two) = world.pair(Acks::Afterwards).await;
+    let pod = one.agent.pod.clone();
+    one.agent.kill().await;
+    one.bot.kill().await;
+    let again = pod.start();
+    two.agent.until("leader", TTL / 2, |h| h["role"] == "ACTIVE").await;
+    assert_eq!(again.lines("handed over").len(), 1, "{}", again.log());
+}

@@ -1,0 +1,167 @@
+//! A bot's pods, its Telegram and its database.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pollux_botapi::{BotVerdict, Emulator, Load, Options};
+use pollux_lease::Database;
+use pollux_lease::admin::Admin;
+use pollux_postgres::Postgres;
+use tempfile::TempDir;
+
+use crate::bot::{Acks, Bot};
+use crate::process::{Agent, Pod, fresh_ip};
+
+/// No test may last longer for a single step.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The lease's TTL as long as no setting says otherwise.
+pub const TTL: Duration = Duration::from_secs(10);
+/// What no log, metric or argument may contain.
+pub const SECRET: &str = "cAnArY-sEcReT-of-a-test";
+/// Of the role that agents log in with.
+const PASSWORD: &str = "another-cAnArY-of-a-test";
+
+/// Everything that outlives a pod.
+pub struct World {
+    pub emulator: Emulator,
+    pub token: String,
+    pub token_file: PathBuf,
+    pub uri_file: PathBuf,
+    pub dir: TempDir,
+    postgres: Option<Postgres>,
+}
+
+/// A pod that runs: an agent and its bot.
+pub struct Replica {
+    pub agent: Agent,
+    pub bot: Bot,
+}
+
+/// Sets the database up as an administrator does and returns the URI of a role for agents.
+async fn agents_uri(postgres: &Postgres) -> String {
+    let owner = Database::parse(&postgres.uri()).unwrap();
+    let mut admin = Admin::connect(&owner).await.unwrap();
+    admin.migrate().await.unwrap();
+    admin.grant_role("agents", PASSWORD, 20).await.unwrap();
+    owner.with_login("agents", PASSWORD).to_uri()
+}
+
+/// Waits until `wanted` holds.
+pub async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !wanted() {
+        assert!(began.elapsed() < PATIENCE, "not {what} within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+// === impl World ===
+
+impl World {
+    /// With a database.
+    pub async fn new() -> Self {
+        let mut world = Self::without_database().await;
+        let postgres = Postgres::start().await;
+        std::fs::write(&world.uri_file, agents_uri(&postgres).await).unwrap();
+        world.postgres = Some(postgres);
+        world
+    }
+
+    /// With the URI of a database that is not there.
+    pub async fn without_database() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let token = format!("4242:{SECRET}");
+        emulator.add_bot(&token, "echo_bot").unwrap();
+        let (token_file, uri_file) = (dir.path().join("token"), dir.path().join("uri"));
+        std::fs::write(&token_file, &token).unwrap();
+        std::fs::write(&uri_file, "postgresql://nobody:nothing@127.0.0.1:9/nowhere").unwrap();
+        Self { emulator, token, token_file, uri_file, dir, postgres: None }
+    }
+
+    pub fn postgres(&self) -> &Postgres {
+        self.postgres.as_ref().expect("a world with a database")
+    }
+
+    /// A pod that was scheduled; nothing of it runs yet.
+    pub async fn pod(&self, name: &str) -> Pod {
+        let shared = self.dir.path().join(format!("{name}.d"));
+        std::fs::create_dir(&shared).unwrap();
+        Pod {
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            node: format!("node-of-{name}"),
+            revision: "echo-1".to_owned(),
+            api: self.emulator.lane(name).await.unwrap(),
+            token_file: self.token_file.clone(),
+            uri_file: self.uri_file.clone(),
+            shared,
+            ip: fresh_ip(),
+            drain_seconds: 20,
+            log_level: "debug",
+        }
+    }
+
+    /// The bot's container of a pod.
+    pub fn bot(&self, pod: &Pod, acks: Acks) -> Bot {
+        Bot::start(&pod.gate(), &self.token, acks, Duration::from_millis(50))
+    }
+
+    /// A pod that runs, started as the kubelet does it.
+    pub async fn replica(&self, name: &str, acks: Acks) -> Replica {
+        let pod = self.pod(name).await;
+        let agent = pod.start();
+        pod.wait_ready().await;
+        let bot = self.bot(&pod, acks);
+        Replica { agent, bot }
+    }
+
+    /// Two pods, the first of which leads.
+    pub async fn pair(&self, acks: Acks) -> (Replica, Replica) {
+        let one = self.replica("echo-1", acks).await;
+        one.agent.until_leader().await;
+        let two = self.replica("echo-2", acks).await;
+        two.agent.until_standby().await;
+        (one, two)
+    }
+
+    /// Updates that keep coming: twenty a second and now and then five at once.
+    pub fn load(&self, seconds: u64) {
+        let load = Load {
+            rate: 20.0,
+            burst: 5,
+            burst_every: Duration::from_secs(1),
+            seconds: Some(Duration::from_secs(seconds)),
+            ..Load::default()
+        };
+        self.emulator.load(&self.token, load).unwrap();
+    }
+
+    /// Waits until everything that was sent is answered and confirmed.
+    pub async fn settled(&self) {
+        let loaded = self.emulator.until(PATIENCE, |e| !e.loading(&self.token)).await;
+        assert!(loaded, "the load does not end");
+        let settled = self.emulator.settled(Some(&self.token), PATIENCE, None).await.unwrap();
+        assert!(settled.settled, "{settled:?}");
+    }
+
+    pub fn verdict(&self) -> BotVerdict {
+        self.emulator.bot_verdict(&self.token, Duration::from_secs(5)).unwrap()
+    }
+
+    /// Waits until `count` updates are answered.
+    pub async fn answered(&self, count: u64) {
+        let reached = self.emulator.until(PATIENCE, |_| self.verdict().answered >= count).await;
+        assert!(reached, "{:#?}", self.verdict());
+    }
+
+    /// The oracle of everything planned: nothing lost, nothing doubled, no conflict, never two pollers.
+    pub fn assert_clean(&self) -> BotVerdict {
+        let verdict = self.verdict();
+        let counts = (verdict.counts.lost, verdict.counts.dup, verdict.counts.conflict);
+        assert_eq!(counts, (0, 0, 0), "{verdict:#?}");
+        assert!(verdict.open_polls_max <= 1, "{verdict:#?}");
+        assert_eq!(verdict.undelivered, 0, "{verdict:#?}");
+        verdict
+    }
+}
