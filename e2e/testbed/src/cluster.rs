@@ -325,8 +325,13 @@ fn wait_ready(layout: &Layout, stop: &Stop) -> Result<()> {
 
 /// What Kubernetes says of its nodes.
 pub(crate) fn readiness(layout: &Layout) -> Result<HashMap<String, bool>> {
-    let nodes: Value =
-        serde_json::from_str(&run(layout.kubectl().args(["get", "nodes", "-o", "json", "--request-timeout=10s"]))?)?;
+    let nodes: Value = serde_json::from_str(&run(layout.kubectl().args([
+        "get",
+        "nodes",
+        "-o",
+        "json",
+        &format!("--request-timeout={}s", 10 * process::patience()),
+    ]))?)?;
     let items = nodes["items"].as_array().cloned().unwrap_or_default();
     let ready = |node: &Value| {
         let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::forward;
 use crate::host;
 use crate::layout::{API_SERVICE, CONTROL_PLANE, Layout, SERVICES};
 use crate::pki::{self, Authority};
-use crate::process::{Stop, run, sh_words, wait_for};
+use crate::process::{Stop, patience, run, sh_words, wait_for};
 
 /// The namespace with the bridge.
 pub(crate) fn network(layout: &Layout) -> Result<()> {
@@ -122,9 +122,10 @@ pub(crate) fn start_controllers(layout: &Layout, stop: &Stop) -> Result<()> {
     layout.start("scheduler", &inside, &scheduler, None)
 }
 
-/// Does the API server answer, within two seconds?
+/// Does the API server answer, within two seconds (on a machine of usual speed)?
 pub(crate) fn api_ready(layout: &Layout) -> bool {
-    run(layout.kubectl().args(["get", "--raw", "/readyz", "--request-timeout=2s"])).is_ok()
+    let limit = format!("--request-timeout={}s", 2 * patience());
+    run(layout.kubectl().args(["get", "--raw", "/readyz", &limit])).is_ok()
 }
 
 /// A program of ours with its options.

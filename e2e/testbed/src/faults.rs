@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::layout::Layout;
@@ -96,15 +96,23 @@ impl Direction {
 
 impl Cluster {
     /// Sends a signal to every process of one container of a pod, or of all its containers, and waits until all of them are
-    /// dead, stopped or going. Returns the host pids it reached. Fails when the container has no process.
+    /// dead, stopped or going. Returns the host pids it reached. A container that has no process (it is being restarted) is
+    /// waited for, ten seconds at most.
     pub fn signal(&self, pod: &Pod, container: Option<&str>, signal: Signal) -> Result<Vec<i32>> {
-        let place = self.place(pod)?;
-        let mut reached = self.processes_at(&place, pod, container)?;
-        ensure!(!reached.is_empty(), "{}/{} has no process to signal", pod.namespace, pod.name);
+        let (mut place, mut reached) = (self.place(pod)?, Vec::new());
+        let what = format!("a process of {}/{}", pod.namespace, pod.name);
+        wait_for(&what, Duration::from_secs(10), &Stop::default(), || {
+            reached = self.processes_at(&place, pod, container)?;
+            if reached.is_empty() {
+                // What Kubernetes says of a container lags behind its restart.
+                place = self.place(pod)?;
+            }
+            Ok(!reached.is_empty())
+        })?;
         for &pid in &reached {
             process::signal(pid, signal.raw());
         }
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(5) * process::patience();
         while !reached.iter().all(|pid| signal.done(*pid)) {
             ensure!(Instant::now() < end, "processes of {}/{} do not obey: {reached:?}", pod.namespace, pod.name);
             sleep(Duration::from_millis(1));
@@ -127,16 +135,20 @@ impl Cluster {
     }
 
     fn processes_at(&self, place: &Place, pod: &Pod, container: Option<&str>) -> Result<Vec<i32>> {
-        let wanted: Vec<_> =
-            place.containers.iter().filter(|(name, _)| container.is_none_or(|wanted| wanted == name)).collect();
-        if let (Some(name), true) = (container, wanted.is_empty()) {
-            let names = place.containers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-            bail!("{}/{} has no running container {name} (it has: {names})", pod.namespace, pod.name);
-        }
-        let cgroup = self.layout.cgroup();
-        let mut pids: Vec<i32> =
-            wanted.iter().flat_map(|(_, id)| cgroups::processes(&cgroup, &format!("pod{}/{id}", place.uid))).collect();
-        pids.retain(|pid| process::state(*pid).is_some_and(|state| state != 'Z'));
+        let below = match container {
+            None => format!("pod{}", place.uid),
+            Some(name) => {
+                let names = || place.containers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+                let found = place.containers.iter().find(|(known, _)| known == name);
+                let (_, id) = found.with_context(|| {
+                    format!("{}/{} has no container {name} (it has: {})", pod.namespace, pod.name, names())
+                })?;
+                format!("pod{}/{id}", place.uid)
+            }
+        };
+        let mut pids = cgroups::processes(&self.layout.cgroup(), &below);
+        // Not dead ones, nor the one that only holds the pod's namespaces: its death is the end of the pod, not of a process.
+        pids.retain(|pid| process::state(*pid).is_some_and(|state| state != 'Z') && process::name(*pid) != "pause");
         Ok(pids)
     }
 
@@ -150,7 +162,7 @@ impl Cluster {
             &pod.name,
             "-o",
             "json",
-            "--request-timeout=10s",
+            &format!("--request-timeout={}s", 10 * process::patience()),
         ]))?;
         let found: Value = serde_json::from_str(&text)?;
         let status = &found["status"];
@@ -190,7 +202,7 @@ impl Cluster {
         sh_words(&format!("ip -n {} link set n{number} down", layout.namespace()))?;
         let daemons = ["kubelet", "containerd", "kube-proxy"].map(|daemon| layout.pid(&format!("{daemon}-{number}")));
         let folder = layout.node_folder(number);
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(10) * process::patience();
         loop {
             let mut left = cgroups::processes(&layout.cgroup(), &format!("/{}/node-{number}", layout.cgroup()));
             left.extend(process::all_pids().into_iter().filter(|pid| is_shim(*pid, &folder, layout)));

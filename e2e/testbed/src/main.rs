@@ -103,6 +103,15 @@ enum Command {
         #[command(subcommand)]
         fault: fault::Fault,
     },
+    /// Write an image archive with one static program in it, for `load`
+    WriteImage {
+        /// The archive to write
+        archive: PathBuf,
+        /// The program: `/<its name>` is the entry point
+        program: PathBuf,
+        /// The image's name, `localhost/…/NAME:TAG`
+        image: String,
+    },
     #[command(hide = true)]
     ServeForward { target: SocketAddr },
 }
@@ -150,6 +159,7 @@ fn run(command: Command) -> Result<()> {
             println!("from elsewhere: ssh -L {0}:127.0.0.1:{0} {1}", address.port(), host());
         }
         Command::Fault { cluster, fault } => fault.run(&Cluster::attach(&cluster.name)?)?,
+        Command::WriteImage { archive, program, image } => pollux_testbed::write_image(&program, &image, &archive)?,
         Command::ServeForward { target } => pollux_testbed::serve_forward(target)?,
     }
     Ok(())

@@ -89,6 +89,7 @@ pub(crate) fn wait_for(
     stop: &Stop,
     mut probe: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let limit = limit * patience();
     let end = Instant::now() + limit;
     loop {
         if probe()? {
@@ -100,6 +101,11 @@ pub(crate) fn wait_for(
         }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// By how much longer than usual everything may take (`POLLUX_TESTBED_PATIENCE`): an emulated machine is slow.
+pub(crate) fn patience() -> u32 {
+    std::env::var("POLLUX_TESTBED_PATIENCE").ok().and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
 /// All pids of the machine.
@@ -131,6 +137,11 @@ fn environment(pid: i32) -> Vec<u8> {
 /// Sends a signal; false when there is no such process any more.
 pub(crate) fn signal(pid: i32, signal: Signal) -> bool {
     pid > 1 && Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, signal).is_ok())
+}
+
+/// A process's short name.
+pub(crate) fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 /// The state letter of `/proc/PID/stat` (`T` stopped, `Z` dead); none when it is gone.
