@@ -136,7 +136,7 @@ pub struct LastHandover {
     /// The pod that led afterwards.
     pub to: String,
 
-    /// Why: Initial, Rollout, Rollback, Manual, PodDeleted, BotGone, LeaseExpired, Fenced, AgentRestarted.
+    /// Why, in one word.
     pub reason: HandoverReason,
 
     /// The epoch that began.
@@ -150,7 +150,11 @@ pub struct LastHandover {
     /// Milliseconds that the old leader took to finish what it had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
-    pub drain_milliseconds: Option<i64>,
+    pub duration_milliseconds: Option<i64>,
+
+    /// How that ended, in one word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub drain_outcome: String,
 
     /// Milliseconds without a poll, from the end of the last one to the start of the first one. The sum of durations that
     /// were each measured on one clock.

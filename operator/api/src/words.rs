@@ -162,8 +162,12 @@ words! {
         Manual,
         /// The leader's pod was deleted or evicted.
         PodDeleted,
-        /// The leader's bot stopped asking for updates.
+        /// The leader's node is being drained.
+        NodeDrain,
+        /// The leader's bot process ended.
         BotGone,
+        /// The leader's bot stopped asking for updates.
+        BotDeaf,
         /// The leader did not renew in time.
         LeaseExpired,
         /// The leader gave up by itself because it could not renew.

@@ -110,9 +110,9 @@ enum Plan {
 ///
 /// When the database or the Kubernetes API is not to be had in time, refuses, or a namespace could not be done.
 pub(crate) async fn run(args: GrantArgs) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context(
-        "no access to a Kubernetes API: neither a kubeconfig nor a ServiceAccount is at hand",
-    )?;
+    let client = Client::try_default()
+        .await
+        .context("no access to a Kubernetes API: neither a kubeconfig nor a ServiceAccount is at hand")?;
     grant_all(&args, &client).await
 }
 
@@ -123,10 +123,7 @@ async fn grant_all(args: &GrantArgs, client: &Client) -> anyhow::Result<()> {
         None => cluster_id(client).await?,
     };
     let mut admin = connect(&owner, Duration::from_secs(args.timeout_seconds)).await?;
-    admin
-        .migrate()
-        .await
-        .context("the schema could not be brought up to date")?;
+    admin.migrate().await.context("the schema could not be brought up to date")?;
     info!("the schema is up to date");
 
     let mut failed = Vec::new();
@@ -136,11 +133,7 @@ async fn grant_all(args: &GrantArgs, client: &Client) -> anyhow::Result<()> {
             failed.push(namespace.as_str());
         }
     }
-    ensure!(
-        failed.is_empty(),
-        "no credentials in: {} (the log says why)",
-        failed.join(", ")
-    );
+    ensure!(failed.is_empty(), "no credentials in: {} (the log says why)", failed.join(", "));
     Ok(())
 }
 
@@ -157,9 +150,7 @@ async fn grant(
         .await
         .with_context(|| format!("the Secret {namespace}/{} cannot be read", args.secret))?;
     let role = role_name(cluster, namespace);
-    let plan = plan(existing.as_ref(), |password| {
-        agents_database(owner, args.host.as_ref(), &role, password)
-    });
+    let plan = plan(existing.as_ref(), |password| agents_database(owner, args.host.as_ref(), &role, password));
     let (password, reason) = match plan {
         Plan::Keep(password) => (password, None),
         Plan::Rewrite(password) => (password, Some("the database has another address")),
@@ -173,49 +164,30 @@ async fn grant(
     admin
         .grant_role(&role, &password.0, args.connection_limit.into())
         .await
-        .with_context(|| {
-            format!("the database role {role} cannot be made; its maker needs CREATEROLE")
-        })?;
+        .with_context(|| format!("the database role {role} cannot be made; its maker needs CREATEROLE"))?;
     // Where the operator reaches the server: the agents' address may mean nothing here.
     admin::check_agent(&owner.clone().with_login(&role, &password.0))
         .await
-        .with_context(|| {
-            format!("the role {role} was made, but cannot log in and use the schema (pg_hba.conf?)")
-        })?;
+        .with_context(|| format!("the role {role} was made, but cannot log in and use the schema (pg_hba.conf?)"))?;
 
     match reason {
         None => info!(namespace, role, "the Secret {} is right", args.secret),
         Some(reason) => {
             let uri = agents_database(owner, args.host.as_ref(), &role, &password).to_uri();
             let secret = secret(namespace, &args.secret, &uri);
-            in_time(secrets.patch(
-                &args.secret,
-                &PatchParams::apply(MANAGER).force(),
-                &Patch::Apply(&secret),
-            ))
-            .await
-            .with_context(|| {
-                format!(
-                    "the Secret {namespace}/{} cannot be written (does the namespace exist?)",
-                    args.secret
-                )
-            })?;
-            info!(
-                namespace,
-                role, "wrote the Secret {}: {reason}", args.secret
-            );
+            in_time(secrets.patch(&args.secret, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&secret)))
+                .await
+                .with_context(|| {
+                    format!("the Secret {namespace}/{} cannot be written (does the namespace exist?)", args.secret)
+                })?;
+            info!(namespace, role, "wrote the Secret {}: {reason}", args.secret);
         }
     }
     Ok(())
 }
 
 /// The database as agents are told of it.
-fn agents_database(
-    owner: &Database,
-    host: Option<&Host>,
-    role: &str,
-    password: &Password,
-) -> Database {
+fn agents_database(owner: &Database, host: Option<&Host>, role: &str, password: &Password) -> Database {
     let database = owner.clone().with_login(role, &password.0);
     match host {
         Some(host) => database.with_host(&host.name, host.port),
@@ -228,21 +200,11 @@ fn plan(existing: Option<&Secret>, wanted: impl Fn(&Password) -> Database) -> Pl
     let Some(existing) = existing else {
         return Plan::Make("there was none");
     };
-    if existing
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|labels| labels.get(MANAGED_BY))
-        .map(String::as_str)
-        != Some(MANAGER)
+    if existing.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY)).map(String::as_str) != Some(MANAGER)
     {
         return Plan::Refuse;
     }
-    let uri = existing
-        .data
-        .as_ref()
-        .and_then(|data| data.get(KEY))
-        .and_then(|uri| std::str::from_utf8(&uri.0).ok());
+    let uri = existing.data.as_ref().and_then(|data| data.get(KEY)).and_then(|uri| std::str::from_utf8(&uri.0).ok());
     let Some(uri) = uri else {
         return Plan::Make("it had no URI");
     };
@@ -264,25 +226,15 @@ fn plan(existing: Option<&Secret>, wanted: impl Fn(&Password) -> Database) -> Pl
 }
 
 fn secret(namespace: &str, name: &str, uri: &str) -> Secret {
-    let labels = [
-        (MANAGED_BY, MANAGER),
-        ("app.kubernetes.io/part-of", "pollux"),
-    ];
+    let labels = [(MANAGED_BY, MANAGER), ("app.kubernetes.io/part-of", "pollux")];
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(namespace.to_owned()),
-            labels: Some(
-                labels
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into(),
-            ),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(
-            KEY.to_owned(),
-            ByteString(uri.as_bytes().to_vec()),
-        )])),
+        data: Some(BTreeMap::from([(KEY.to_owned(), ByteString(uri.as_bytes().to_vec()))])),
         ..Secret::default()
     }
 }
@@ -290,10 +242,7 @@ fn secret(namespace: &str, name: &str, uri: &str) -> Secret {
 /// A role's name: readable, and distinct for each cluster and namespace whatever their lengths.
 fn role_name(cluster: &str, namespace: &str) -> String {
     // NUL is in neither of the two, so no other pair gives the same bytes.
-    let digest = digest::digest(
-        &digest::SHA256,
-        format!("{cluster}\0{namespace}").as_bytes(),
-    );
+    let digest = digest::digest(&digest::SHA256, format!("{cluster}\0{namespace}").as_bytes());
     let mut name = format!("pollux_{}", namespace.replace('-', "_"));
     name.truncate(MAX_ROLE_NAME - 9);
     format!("{name}_{}", hex(&digest.as_ref()[..4]))
@@ -301,20 +250,15 @@ fn role_name(cluster: &str, namespace: &str) -> String {
 
 fn read_database(file: &Path) -> anyhow::Result<Database> {
     let at = file.display();
-    let uri =
-        std::fs::read_to_string(file).with_context(|| format!("the file {at} cannot be read"))?;
-    Database::parse(uri.trim())
-        .with_context(|| format!("the file {at} holds no PostgreSQL URI that is understood"))
+    let uri = std::fs::read_to_string(file).with_context(|| format!("the file {at} cannot be read"))?;
+    Database::parse(uri.trim()).with_context(|| format!("the file {at} holds no PostgreSQL URI that is understood"))
 }
 
 async fn cluster_id(client: &Client) -> anyhow::Result<String> {
-    let system = in_time(Api::<Namespace>::all(client.clone()).get("kube-system"))
-        .await
-        .context("the namespace kube-system, whose uid tells clusters apart, cannot be read: allow it, or give --cluster")?;
-    system
-        .metadata
-        .uid
-        .context("the namespace kube-system has no uid")
+    let system = in_time(Api::<Namespace>::all(client.clone()).get("kube-system")).await.context(
+        "the namespace kube-system, whose uid tells clusters apart, cannot be read: allow it, or give --cluster",
+    )?;
+    system.metadata.uid.context("the namespace kube-system has no uid")
 }
 
 /// Connects, waiting for a server that is starting.
@@ -331,19 +275,11 @@ async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> 
             return Err(error).context("the database refuses the owner");
         }
         if start.elapsed() + pause > limit {
-            return Err(error)
-                .with_context(|| format!("the database did not answer in {} s", limit.as_secs()));
+            return Err(error).with_context(|| format!("the database did not answer in {} s", limit.as_secs()));
         }
         let message = format!("{:#}", anyhow::Error::from(error));
-        if last
-            .as_ref()
-            .is_none_or(|(said, when)| *said != message || when.elapsed() > PROGRESS)
-        {
-            info!(
-                "waiting for the database ({} of {} s): {message}",
-                start.elapsed().as_secs(),
-                limit.as_secs()
-            );
+        if last.as_ref().is_none_or(|(said, when)| *said != message || when.elapsed() > PROGRESS) {
+            info!("waiting for the database ({} of {} s): {message}", start.elapsed().as_secs(), limit.as_secs());
             last = Some((message, Instant::now()));
         }
         sleep(pause).await;
@@ -354,10 +290,7 @@ async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> 
 async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
     match timeout(API_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => bail!(
-            "the Kubernetes API did not answer in {} s",
-            API_DEADLINE.as_secs()
-        ),
+        Err(_) => bail!("the Kubernetes API did not answer in {} s", API_DEADLINE.as_secs()),
     }
 }
 
@@ -396,28 +329,22 @@ impl FromStr for Host {
             }
             // More than one colon and no brackets: an IPv6 address.
             None if text.matches(':').count() > 1 => (text, None),
-            None => text
-                .split_once(':')
-                .map_or((text, None), |(name, port)| (name, Some(port))),
+            None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
         };
         if name.is_empty() {
             return Err("no host name");
         }
         let port = match port {
-            Some(port) => Some(
-                port.parse::<NonZeroU16>()
-                    .map_err(|_| "the port is no number from 1 to 65535")?
-                    .get(),
-            ),
+            Some(port) => Some(port.parse::<NonZeroU16>().map_err(|_| "the port is no number from 1 to 65535")?.get()),
             None => None,
         };
-        Ok(Self {
-            name: name.to_owned(),
-            port,
-        })
+        Ok(Self { name: name.to_owned(), port })
     }
 }
 
+#[cfg(test)]
+#[path = "grant_postgres_test.rs"]
+mod postgres_tests;
 #[cfg(test)]
 #[path = "grant_test.rs"]
 mod tests;

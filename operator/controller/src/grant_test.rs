@@ -7,9 +7,7 @@ fn owner() -> Database {
 }
 
 fn planned(existing: Option<&Secret>) -> Plan {
-    plan(existing, |password| {
-        agents_database(&owner(), None, "pollux_bots_1", password)
-    })
+    plan(existing, |password| agents_database(&owner(), None, "pollux_bots_1", password))
 }
 
 fn made(uri: &str) -> Secret {
@@ -22,34 +20,20 @@ fn uri(role: &str, password: &str) -> String {
 
 #[test]
 fn a_secret_that_is_right_is_kept() {
-    assert_eq!(
-        planned(Some(&made(&uri("pollux_bots_1", "p")))),
-        Plan::Keep(Password("p".to_owned()))
-    );
+    assert_eq!(planned(Some(&made(&uri("pollux_bots_1", "p")))), Plan::Keep(Password("p".to_owned())));
 }
 
 #[test]
 fn a_moved_database_does_not_lock_the_agents_out() {
     let old = "postgresql://pollux_bots_1:p@old.db.svc:5432/leases";
-    assert_eq!(
-        planned(Some(&made(old))),
-        Plan::Rewrite(Password("p".to_owned()))
-    );
+    assert_eq!(planned(Some(&made(old))), Plan::Rewrite(Password("p".to_owned())));
 }
 
 #[test]
 fn a_secret_without_a_usable_password_gets_a_new_one() {
-    let cases = [
-        "",
-        "not a uri",
-        "postgresql://pollux_bots_1@pg.db.svc/leases",
-        &uri("pollux_other_2", "p"),
-    ];
+    let cases = ["", "not a uri", "postgresql://pollux_bots_1@pg.db.svc/leases", &uri("pollux_other_2", "p")];
     for case in cases {
-        assert!(
-            matches!(planned(Some(&made(case))), Plan::Make(_)),
-            "{case}"
-        );
+        assert!(matches!(planned(Some(&made(case))), Plan::Make(_)), "{case}");
     }
     let mut empty = made("");
     empty.data = None;
@@ -69,10 +53,7 @@ fn the_owners_password_does_not_reach_the_agents() {
     let uri = uri("pollux_bots_1", "p");
     assert!(!uri.contains("owner"), "the owner's password");
     let database = Database::parse(&uri).expect("a URI");
-    assert_eq!(
-        (database.user(), database.password()),
-        ("pollux_bots_1", Some("p"))
-    );
+    assert_eq!((database.user(), database.password()), ("pollux_bots_1", Some("p")));
     assert!(database.same_server(&owner()) && database.tls() == owner().tls());
 }
 
@@ -96,11 +77,7 @@ fn namespaces_with_a_common_beginning_do_not_share_a_role() {
     ];
     for (index, name) in names.iter().enumerate() {
         assert!(name.len() <= MAX_ROLE_NAME, "{name}");
-        assert!(
-            name.chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
-            "{name}"
-        );
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
         assert!(!names[..index].contains(name), "{name} twice");
     }
     // A name that changed with a release would orphan roles and lock agents out for a moment.
@@ -109,22 +86,14 @@ fn namespaces_with_a_common_beginning_do_not_share_a_role() {
 
 #[test]
 fn passwords_differ_and_do_not_print() {
-    let (one, other) = (
-        Password::random().expect("random"),
-        Password::random().expect("random"),
-    );
+    let (one, other) = (Password::random().expect("random"), Password::random().expect("random"));
     assert!(one != other && one.0.len() == 64);
     assert_eq!(format!("{:?}", Plan::Keep(one)), "Keep(***)");
 }
 
 #[test]
 fn hosts_are_read_as_they_are_written() {
-    let host = |name: &str, port| {
-        Ok(Host {
-            name: name.to_owned(),
-            port,
-        })
-    };
+    let host = |name: &str, port| Ok(Host { name: name.to_owned(), port });
     for (text, expected) in [
         ("pg.example", host("pg.example", None)),
         ("pg.example:6432", host("pg.example", Some(6432))),

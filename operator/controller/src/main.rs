@@ -1,8 +1,44 @@
-//! `pollux-controller`: turns TelegramBots into Deployments and tells in their status who leads.
+//! `pollux-controller`: turns TelegramBots into Deployments, and tells in their status who leads.
+//!
+//! A reconcile is `observe → validate → plan → build → apply → status`, a module each. Around it: `run` (the process),
+//! `election` (which replica reconciles), `leases` (what the lease databases say), `cluster` (the Kubernetes API with
+//! deadlines), `rbac` (what all of this may do).
+
+mod apply;
+mod build;
+mod cluster;
+mod diagnose;
+mod election;
+mod events;
+mod grant;
+mod guard;
+mod handover;
+mod leases;
+mod merge;
+mod metrics;
+mod observe;
+mod plan;
+mod rbac;
+mod reconcile;
+mod revision;
+mod run;
+mod same;
+mod serve;
+mod settings;
+mod status;
+mod template;
+mod validate;
+
+#[cfg(test)]
+mod pipeline_test;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
-/// The controller of Pollux.
+/// The controller of Pollux: runs Telegram bots on Kubernetes without losing or doubling a message.
 #[derive(Parser)]
 #[command(name = "pollux-controller", version)]
 struct Cli {
@@ -12,12 +48,49 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the CustomResourceDefinition as YAML.
+    /// Reconcile TelegramBots until SIGTERM
+    Run(Box<settings::RunArgs>),
+    /// Print the CustomResourceDefinition as YAML
     Crd,
+    /// Print the roles that the controller needs as YAML
+    Rbac,
+    /// Make database credentials for the agents of namespaces
+    Grant(Box<grant::GrantArgs>),
 }
 
-fn main() {
-    match Cli::parse().command {
-        Command::Crd => print!("{}", pollux_api::manifest::crd_yaml()),
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Crd => {
+            print!("{}", pollux_api::manifest::crd_yaml());
+            Ok(())
+        }
+        Command::Rbac => {
+            print!("{}", rbac::yaml());
+            Ok(())
+        }
+        Command::Run(args) => settings::Settings::new(*args).and_then(|settings| in_runtime(run::run(settings))),
+        Command::Grant(args) => in_runtime(grant::run(*args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pollux-controller: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Everything that talks to others: logs, TLS, runtime.
+fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("POLLUX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() { logs.init() } else { logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init() }
+    // ring is the only provider in the tree; named all the same, so that a second one would not make the client panic.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // A panic in any task would leave a process that looks alive and does half of its work.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "pollux-controller ends because of a panic");
+        std::process::exit(101);
+    }));
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }

@@ -1,0 +1,130 @@
+//! Fifth step: makes it so. Touches clients; writes nothing that is so already.
+//!
+//! The order and its reasons: the *revision* first, because its name is in the template and its template must be known before
+//! it runs; the *ServiceAccount*, without which no pod can be made; the *PodDisruptionBudget*, so that it is there when the
+//! second pod is; the *settings row*, because who may lead must be written down before a pod of the new revision can ask; the
+//! *Deployment*; and old revisions last.
+
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt;
+use pollux_api::names::{MANAGER_CHILDREN, MANAGER_REVISIONS, label};
+use pollux_api::words::Reason;
+use pollux_lease::Resource;
+use serde_json::Value;
+
+use crate::build::Children;
+use crate::cluster::{Child, Cluster, Error};
+use crate::leases::{Leases, Seen};
+use crate::observe::{Observed, child_name};
+use crate::plan::{HoldReason, Plan, RolloutDecision};
+use crate::same;
+use crate::validate::Invalid;
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    /// The Deployment as it is now.
+    pub(crate) deployment: Option<Deployment>,
+    /// A new revision was stored.
+    pub(crate) revision_created: bool,
+    /// The settings row could not be written.
+    pub(crate) unreachable: Option<String>,
+}
+
+/// Asks the API server whether it would take the template of a revision that is new. `Err(Ok(..))`: it would not.
+pub(crate) async fn dry_run(cluster: &Cluster, observed: &Observed, children: &Children) -> Result<(), Result<Invalid, Error>> {
+    let Some(deployment) = &children.deployment else { return Ok(()) };
+    let (namespace, name) = identity(observed);
+    let mut asked = deployment.clone();
+    // Only the template is asked about; whether somebody wrote in between is found out by the real apply.
+    if let Some(metadata) = asked["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    match cluster.dry_run::<Deployment>(MANAGER_CHILDREN, &namespace, &name, &asked).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.is_invalid() {
+            Some(said) => Ok(Invalid {
+                reason: Reason::PodTemplateInvalid,
+                message: format!("the API server refuses the pod template; mend spec.podTemplate or what it names: {said}"),
+                foreign: false,
+            }),
+            None => Err(error),
+        }),
+    }
+}
+
+/// Applies what differs.
+pub(crate) async fn apply(cluster: &Cluster, leases: &Leases, resource: &Resource, observed: &Observed, plan: &Plan, children: Children) -> Result<Applied, Error> {
+    let Children { revision, service_account, budget, deployment } = children;
+    let (namespace, name) = identity(observed);
+    let child = child_name(&name);
+
+    let mut revision_created = false;
+    if let Some(revision) = &revision {
+        let object = revision["metadata"]["name"].as_str().unwrap_or_default();
+        revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
+        cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
+    }
+    if let Some(wanted) = &service_account {
+        ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;
+    }
+    match (&budget, &observed.budget) {
+        (Some(wanted), live) => {
+            ensure::<PodDisruptionBudget>(cluster, &namespace, &child, wanted, live.as_ref()).await?;
+        }
+        (None, Some(live)) if deployment.is_some() => cluster.delete(live).await?,
+        (None, _) => {}
+    }
+
+    let unreachable = settings(leases, resource, observed, plan).await;
+    // Who may lead could not be written down: a new template has to wait, everything else goes on.
+    let held = unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
+    let deployment = match &deployment {
+        Some(wanted) if !held => Some(ensure::<Deployment>(cluster, &namespace, &name, wanted, observed.deployment.as_ref()).await?),
+        _ => observed.deployment.clone(),
+    };
+
+    for revision in &plan.prune {
+        if let Some(object) = observed.revisions.iter().find(|object| object.labels().get(label::REVISION) == Some(revision)) {
+            cluster.delete(object).await?;
+        }
+    }
+    Ok(Applied { deployment, revision_created, unreachable })
+}
+
+/// Writes the settings row. Returns why it could not.
+async fn settings(leases: &Leases, resource: &Resource, observed: &Observed, plan: &Plan) -> Option<String> {
+    let setting = plan.setting.as_ref()?;
+    match &observed.lease {
+        Seen::Bot(_) => leases.put(&observed.bot.spec.lease.database, resource, setting).await.err(),
+        Seen::Unreachable { error } => Some(error.clone()),
+        Seen::Unknown { .. } => None,
+    }
+}
+
+/// Applies an object unless it is so already.
+async fn ensure<K: Child>(cluster: &Cluster, namespace: &str, name: &str, wanted: &Value, live: Option<&K>) -> Result<K, Error> {
+    if let Some(live) = live {
+        let seen = serde_json::to_value(live).unwrap_or_default();
+        if same::is_so(wanted, &seen) {
+            return Ok(live.clone());
+        }
+    }
+    cluster.apply(MANAGER_CHILDREN, namespace, name, wanted).await
+}
+
+fn identity(observed: &Observed) -> (String, String) {
+    (observed.bot.namespace().unwrap_or_default(), observed.bot.name_any())
+}
+
+/// The plan, as it turned out.
+pub(crate) fn outcome(plan: Plan, applied: &Applied) -> Plan {
+    match (&plan.rollout, &applied.unreachable) {
+        (RolloutDecision::Roll { .. }, Some(error)) => {
+            Plan { rollout: RolloutDecision::Hold { reason: HoldReason::DatabaseUnreachable { error: error.clone() } }, ..plan }
+        }
+        _ => plan,
+    }
+}

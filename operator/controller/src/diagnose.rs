@@ -1,0 +1,264 @@
+//! Why a pod does not get ready, in Kubernetes' own words, and how to mend it.
+//!
+//! The controller has no verbs on Secrets and ConfigMaps, so it cannot look whether they are there. It reads what the kubelet
+//! says: the waiting reasons of containers, the conditions of the pod, and (mounts are reported nowhere else) its events.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::ResourceExt;
+use pollux_api::names::{label, pod as names};
+use pollux_api::spec::TelegramBotSpec;
+
+/// What keeps a pod from getting ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// The pod.
+    pub(crate) pod: String,
+    /// Its revision.
+    pub(crate) revision: String,
+    /// One word, Kubernetes' own.
+    pub(crate) reason: String,
+    /// What happened and how to mend it.
+    pub(crate) message: String,
+    /// A Secret or ConfigMap is missing.
+    pub(crate) missing_secret: bool,
+}
+
+/// Waiting reasons that do not pass by themselves within seconds.
+const STUCK: [&str; 12] = [
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+    "PostStartHookError",
+    "SignatureValidationFailed",
+];
+
+/// Whether the pod is being deleted.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether the pod ended and will not run again.
+pub(crate) fn is_over(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
+}
+
+/// Whether the pod is ready.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True")
+}
+
+/// The pod's revision.
+pub(crate) fn revision(pod: &Pod) -> &str {
+    pod.labels().get(label::REVISION).map_or("", String::as_str)
+}
+
+/// Whether the pod's events may say more than the pod does.
+pub(crate) fn needs_events(pod: &Pod) -> bool {
+    !is_terminating(pod) && !is_over(pod) && !is_ready(pod)
+}
+
+/// What keeps this pod from getting ready, if anything does.
+pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec) -> Option<Trouble> {
+    if !needs_events(pod) {
+        return None;
+    }
+    let (reason, message) = unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(events))?;
+    let (mend, missing_secret) = mend(&reason, &message, spec, &pod.namespace().unwrap_or_default());
+    let message = match mend {
+        Some(mend) => format!("pod {}: {}: {mend}", pod.name_any(), one_line(&message)),
+        None => format!("pod {}: {}", pod.name_any(), one_line(&message)),
+    };
+    Some(Trouble { pod: pod.name_any(), revision: revision(pod).to_owned(), reason, message, missing_secret })
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let condition = pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)?;
+    Some((&condition.status, condition.reason.as_deref().unwrap_or_default(), condition.message.as_deref().unwrap_or_default()))
+}
+
+fn unschedulable(pod: &Pod) -> Option<(String, String)> {
+    let (status, reason, message) = condition(pod, "PodScheduled")?;
+    (status == "False").then(|| (if reason.is_empty() { "Unschedulable" } else { reason }.to_owned(), message.to_owned()))
+}
+
+fn waiting(pod: &Pod) -> Option<(String, String)> {
+    let status = pod.status.as_ref()?;
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.filter_map(container).next()
+}
+
+fn container(container: &ContainerStatus) -> Option<(String, String)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().filter(|reason| STUCK.contains(reason))?;
+    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let exit = ended.map(|ended| {
+        let why = ended.reason.as_deref().filter(|why| *why != "Error").map(|why| format!(", {why}")).unwrap_or_default();
+        format!(" (exit code {}{why}, {} restarts)", ended.exit_code, container.restart_count)
+    });
+    let said = waiting.message.as_deref().unwrap_or_default();
+    Some((reason.to_owned(), format!("container {}: {reason}: {said}{}", container.name, exit.unwrap_or_default())))
+}
+
+/// The newest failed mount; one of ours before any other.
+fn mount(events: &[Event]) -> Option<(String, String)> {
+    let mut failed: Vec<_> = events
+        .iter()
+        .filter(|event| matches!(event.reason.as_deref(), Some("FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox")))
+        .collect();
+    failed.sort_by_key(|event| {
+        let ours = event.message.as_deref().is_some_and(|message| message.contains("for volume \"pollux-"));
+        let time = event.last_timestamp.as_ref().map(|time| time.0).or(event.event_time.as_ref().map(|time| time.0));
+        (ours, time)
+    });
+    let event = failed.pop()?;
+    Some((event.reason.clone()?, event.message.clone().unwrap_or_default()))
+}
+
+/// What helps. The kubelet has no codes for these, only sentences; what is not recognised is shown as it is.
+fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (Option<String>, bool) {
+    let volume = |name: &str| said.contains(&format!("for volume \"{name}\""));
+    let absent = said.contains("not found") || said.contains("non-existent") || said.contains("couldn't find key");
+    if reason == "FailedMount" && absent {
+        if volume(names::TOKEN_VOLUME) {
+            let token = &spec.token_secret_ref;
+            let create = format!("kubectl -n {namespace} create secret generic {} --from-literal={}=<token from @BotFather>", token.name, token.key);
+            return (Some(format!("make the Secret {:?} with the key {:?} (spec.tokenSecretRef): {create}", token.name, token.key)), true);
+        }
+        if volume(names::LEASE_VOLUME) {
+            let secret = spec.lease.credentials_secret_ref.as_ref();
+            let (name, key) = secret.map_or((pollux_api::names::LEASE_SECRET, pollux_api::names::LEASE_SECRET_KEY), |s| (&s.name, &s.key));
+            return (
+                Some(format!(
+                    "make the Secret {name:?} with the key {key:?} (the agents' PostgreSQL URI), for one by adding {namespace} to the chart's botNamespaces, or: kubectl -n {namespace} create secret generic {name} --from-literal={key}=<postgres URI>"
+                )),
+                true,
+            );
+        }
+        if volume(names::CA_VOLUME) {
+            return (Some("make the ConfigMap that spec.botApi.caConfigMapRef names".to_owned()), true);
+        }
+        return (Some("make what the volume names".to_owned()), true);
+    }
+    if reason == "CreateContainerConfigError" && absent {
+        return (Some("make the Secret or ConfigMap that spec.env or spec.envFrom names".to_owned()), true);
+    }
+    let mend = match reason {
+        "CreateContainerConfigError" if said.contains("runAsNonRoot") => {
+            "the image runs as root, or under a user name: set spec.podTemplate.spec.securityContext.runAsUser to a number that is not 0"
+        }
+        "ImagePullBackOff" | "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" => {
+            "check the image's name and tag, and spec.imagePullSecrets if its registry is private"
+        }
+        "Unschedulable" => "make room in the cluster, or lower the requests in spec.resources",
+        "CrashLoopBackOff" => "look at its logs with kubectl logs, --previous for those of the last run",
+        "PostStartHookError" => "look at its logs with kubectl logs -c agent",
+        _ => return (None, false),
+    };
+    (Some(mend.to_owned()), false)
+}
+
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // The pod's own UID and back-off times change from look to look and would write the status each time.
+    let line = line.split("back-off ").enumerate().map(|(i, part)| if i == 0 { part.to_owned() } else { format!("back-off {}", part.split_once(' ').map_or("", |(_, rest)| rest)) }).collect::<String>();
+    line.trim_end_matches(['.', ' ']).to_owned()
+}
+
+/// Events of pods, by the pods' names.
+pub(crate) type EventsByPod = BTreeMap<String, Vec<Event>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec() -> TelegramBotSpec {
+        serde_json::from_value(json!({"image": "i", "tokenSecretRef": {"name": "echo-token"}})).unwrap()
+    }
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "echo-1", "namespace": "bots", "labels": {"pollux.dev/revision": "abc"}}, "status": status})).unwrap()
+    }
+
+    fn event(message: &str) -> Event {
+        serde_json::from_value(json!({"metadata": {}, "involvedObject": {}, "reason": "FailedMount", "message": message, "lastTimestamp": "2026-01-01T00:00:00Z"})).unwrap()
+    }
+
+    fn waiting(reason: &str, message: &str) -> Pod {
+        pod(json!({"phase": "Pending", "containerStatuses": [{
+            "name": "bot", "image": "i", "imageID": "", "ready": false, "restartCount": 3,
+            "state": {"waiting": {"reason": reason, "message": message}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+        }]}))
+    }
+
+    #[test]
+    fn image_that_cannot_be_pulled() {
+        let found = trouble(&waiting("ImagePullBackOff", "Back-off pulling image \"x\""), &[], &spec()).unwrap();
+        assert_eq!((found.reason.as_str(), found.missing_secret), ("ImagePullBackOff", false));
+        assert!(found.message.contains("Back-off pulling image \"x\"") && found.message.contains("imagePullSecrets"), "{}", found.message);
+    }
+
+    #[test]
+    fn token_secret_that_is_missing() {
+        let said = "MountVolume.SetUp failed for volume \"pollux-token\" : secret \"echo-token\" not found";
+        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap();
+        assert!(found.missing_secret);
+        assert!(found.message.contains("kubectl -n bots create secret generic echo-token --from-literal=token="), "{}", found.message);
+    }
+
+    #[test]
+    fn key_of_the_token_secret_that_is_missing() {
+        let said = "MountVolume.SetUp failed for volume \"pollux-token\" : references non-existent secret key: token";
+        assert!(trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap().missing_secret);
+    }
+
+    #[test]
+    fn lease_secret_that_is_missing() {
+        let said = "MountVolume.SetUp failed for volume \"pollux-lease\" : secret \"pollux-lease\" not found";
+        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap();
+        assert!(found.missing_secret && found.message.contains("botNamespaces"), "{}", found.message);
+    }
+
+    #[test]
+    fn variable_from_a_secret_that_is_missing() {
+        let found = trouble(&waiting("CreateContainerConfigError", "secret \"other\" not found"), &[], &spec()).unwrap();
+        assert!(found.missing_secret && found.message.contains("spec.env"), "{}", found.message);
+    }
+
+    #[test]
+    fn image_that_wants_to_be_root() {
+        let found = trouble(&waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"), &[], &spec()).unwrap();
+        assert!(!found.missing_secret && found.message.contains("runAsUser"), "{}", found.message);
+    }
+
+    #[test]
+    fn crash_loop_names_the_exit_code_and_does_not_change_from_look_to_look() {
+        let one = trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec()).unwrap();
+        let other = trouble(&waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"), &[], &spec()).unwrap();
+        assert_eq!(one, other);
+        assert!(one.message.contains("exit code 137, OOMKilled"), "{}", one.message);
+    }
+
+    #[test]
+    fn node_that_is_missing() {
+        let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]});
+        assert_eq!(trouble(&pod(status), &[], &spec()).unwrap().reason, "Unschedulable");
+    }
+
+    #[test]
+    fn pod_that_is_just_starting_is_no_trouble() {
+        assert_eq!(trouble(&waiting("ContainerCreating", ""), &[], &spec()), None);
+        let ready = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        assert_eq!(trouble(&ready, &[event("x")], &spec()), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! Events on the TelegramBot: what a person should have heard of, once. Derived from the status before and the status now,
+//! so that they are as level-based as the status and a reconcile that is repeated says nothing twice.
+//!
+//! Written one by one and not through kube's recorder: it folds events of one reason into the first one's text, and the text
+//! (from whom to whom, with which gap) is what matters here.
+
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use pollux_api::words::{ConditionType, EventReason, Phase};
+use pollux_api::{TelegramBot, TelegramBotStatus};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Happened {
+    pub(crate) reason: EventReason,
+    pub(crate) note: String,
+}
+
+// === impl Happened ===
+
+impl Happened {
+    fn new(reason: EventReason, note: impl Into<String>) -> Self {
+        Self { reason, note: note.into() }
+    }
+
+    fn type_(&self) -> &'static str {
+        match self.reason {
+            EventReason::RevisionCreated
+            | EventReason::RolloutStarted
+            | EventReason::RolloutCompleted
+            | EventReason::LeaderChanged
+            | EventReason::Suspended
+            | EventReason::Resumed => "Normal",
+            EventReason::RolloutFailed
+            | EventReason::LeaderLost
+            | EventReason::TokenRejected
+            | EventReason::LeaseDatabaseUnreachable
+            | EventReason::SpecInvalid => "Warning",
+        }
+    }
+
+    /// As the API server wants it.
+    pub(crate) fn event(&self, bot: &TelegramBot, instance: &str, now: Timestamp) -> Event {
+        Event {
+            metadata: ObjectMeta {
+                namespace: bot.namespace(),
+                name: Some(format!("{}.{:x}{:x}", bot.name_any(), now.as_nanosecond(), self.reason as u8)),
+                ..ObjectMeta::default()
+            },
+            action: Some("Reconciling".into()),
+            event_time: Some(MicroTime(now)),
+            note: Some(self.note[..self.note.floor_char_boundary(1000)].to_owned()),
+            reason: Some(self.reason.to_string()),
+            regarding: Some(bot.object_ref(&())),
+            reporting_controller: Some("pollux.dev/controller".into()),
+            reporting_instance: Some(instance.to_owned()),
+            type_: Some(self.type_().into()),
+            ..Event::default()
+        }
+    }
+}
+
+/// What happened between two statuses.
+pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revision_created: bool) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    if let Some(update) = &now.update_revision {
+        if revision_created {
+            happened.push(Happened::new(EventReason::RevisionCreated, format!("revision {} ({}): {}", update.number, update.name, update.image)));
+        }
+        let from = before.update_revision.as_ref().filter(|from| from.name != update.name);
+        if let Some(from) = from {
+            happened.push(Happened::new(EventReason::RolloutStarted, format!("from revision {} to {}: {}", from.number, update.number, update.image)));
+        }
+        if now.current_revision.as_ref() == Some(update) && before.current_revision.as_ref() != Some(update) {
+            happened.push(Happened::new(EventReason::RolloutCompleted, format!("all pods have revision {}: {}", update.number, update.image)));
+        }
+    }
+    leadership(before, now, &mut happened);
+    let became = |type_: ConditionType, status: &str| {
+        let now = now.condition(type_).filter(|c| c.status == status)?;
+        let before = before.condition(type_);
+        before.is_none_or(|before| before.status != status || before.reason != now.reason).then_some(now)
+    };
+    if let Some(found) = became(ConditionType::SpecValid, "False") {
+        happened.push(Happened::new(EventReason::SpecInvalid, format!("{}: {}", found.reason, found.message)));
+    }
+    if let Some(found) = became(ConditionType::TokenAccepted, "False") {
+        happened.push(Happened::new(EventReason::TokenRejected, &found.message));
+    }
+    if let Some(found) = became(ConditionType::LeaderElected, "Unknown").filter(|found| found.reason == "DatabaseUnreachable") {
+        happened.push(Happened::new(EventReason::LeaseDatabaseUnreachable, &found.message));
+    }
+    if let Some(found) = became(ConditionType::Progressing, "False").filter(|found| found.reason != "SpecInvalid") {
+        happened.push(Happened::new(EventReason::RolloutFailed, format!("{}: {}", found.reason, found.message)));
+    }
+    match (before.phase == Phase::Suspended, now.phase == Phase::Suspended) {
+        (false, true) => happened.push(Happened::new(EventReason::Suspended, "spec.suspend is true: no pods")),
+        (true, false) => happened.push(Happened::new(EventReason::Resumed, "spec.suspend is false again")),
+        _ => {}
+    }
+    happened
+}
+
+fn leadership(before: &TelegramBotStatus, now: &TelegramBotStatus, happened: &mut Vec<Happened>) {
+    match (&before.leader, &now.leader) {
+        (Some(old), None) if now.phase != Phase::Suspended && now.phase != Phase::Terminating => {
+            let why = now.condition(ConditionType::LeaderElected).map(|c| c.message.clone()).unwrap_or_default();
+            happened.push(Happened::new(EventReason::LeaderLost, format!("{} leads no more: {why}", old.pod_name)));
+        }
+        (old, Some(new)) if old.as_ref().is_none_or(|old| old.epoch != new.epoch) => {
+            let handover = now.last_handover.as_ref().filter(|handover| handover.epoch == new.epoch);
+            let from = handover.map(|h| h.from.as_str()).filter(|from| !from.is_empty()).map(|from| format!(" from {from}")).unwrap_or_default();
+            let reason = handover.map(|handover| format!(", {}", handover.reason)).unwrap_or_default();
+            let gap = handover.and_then(|handover| handover.gap_milliseconds).map(|gap| format!(", gap {gap} ms")).unwrap_or_default();
+            happened.push(Happened::new(EventReason::LeaderChanged, format!("to {}{from} (epoch {}{reason}{gap})", new.pod_name, new.epoch)));
+        }
+        _ => {}
+    }
+}

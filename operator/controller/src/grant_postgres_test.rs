@@ -1,0 +1,196 @@
+//! `grant` against a real PostgreSQL and an API server of a few lines.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use pollux_postgres::Postgres;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Keeps Secrets, and counts how often one was written.
+#[derive(Clone, Default)]
+struct FakeApi(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    secrets: BTreeMap<String, Value>,
+    writes: usize,
+}
+
+impl FakeApi {
+    fn client(&self) -> Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let path = head.uri.path().to_owned();
+        let mut state = self.0.lock().expect("not poisoned");
+        let found = match head.method {
+            Method::PATCH => {
+                assert!(head.uri.query().is_some_and(|query| query.contains("fieldManager=pollux-grant")));
+                let secret: Value = serde_json::from_slice(&body).expect("JSON");
+                state.writes += 1;
+                state.secrets.insert(path.clone(), secret.clone());
+                Some(secret)
+            }
+            Method::GET if path == "/api/v1/namespaces/kube-system" => {
+                Some(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": "u1"}}))
+            }
+            Method::GET => state.secrets.get(&path).cloned(),
+            other => panic!("{other} {path}"),
+        };
+        let missing = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": "", "code": 404});
+        let (code, answer) = found.map_or((404, missing), |found| (200, found));
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+    }
+
+    fn writes(&self) -> usize {
+        self.0.lock().expect("not poisoned").writes
+    }
+
+    fn database(&self, namespace: &str) -> Database {
+        let state = self.0.lock().expect("not poisoned");
+        let secret = &state.secrets[&format!("/api/v1/namespaces/{namespace}/secrets/pollux-lease")];
+        let secret: Secret = serde_json::from_value(secret.clone()).expect("a Secret");
+        let uri = secret.data.expect("data").remove(KEY).expect("a URI");
+        Database::parse(std::str::from_utf8(&uri.0).expect("UTF-8")).expect("a URI")
+    }
+}
+
+/// A database whose owner may make roles and is no superuser, as the documentation asks for.
+async fn owned_database(postgres: &Postgres) -> Database {
+    let database = Database::parse(&postgres.database("grant").await).expect("a URI");
+    let name = database.dbname().to_owned();
+    let owner = format!("owner_of_{name}");
+    postgres.execute(&format!("CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD 'secret'")).await;
+    postgres.execute(&format!("GRANT CREATE ON DATABASE {name} TO {owner}")).await;
+    database.with_login(&owner, "secret")
+}
+
+fn args(owner: &Database, namespaces: &[&str]) -> (GrantArgs, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), owner.to_uri()).expect("a file");
+    let args = GrantArgs {
+        namespaces: namespaces.iter().map(|&namespace| namespace.to_owned()).collect(),
+        database_file: file.path().to_owned(),
+        host: None,
+        secret: "pollux-lease".to_owned(),
+        cluster: None,
+        connection_limit: 80,
+        timeout_seconds: 20,
+    };
+    (args, file)
+}
+
+#[tokio::test]
+async fn agents_can_log_in_with_what_the_secret_holds() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    let api = FakeApi::default();
+    let (args, _file) = args(&owner, &["bots", "more-bots"]);
+    grant_all(&args, &api.client()).await.expect("credentials");
+
+    let (one, other) = (api.database("bots"), api.database("more-bots"));
+    assert_ne!(one.user(), other.user());
+    assert_ne!(one.password(), other.password());
+    for database in [one, other] {
+        assert!(database.same_server(&owner));
+        admin::check_agent(&database).await.expect("an agent could work");
+        // The owner's work is refused to agents: making roles, changing the schema.
+        let mut agent = Admin::connect(&database).await.expect("a login");
+        let refused = agent.grant_role("pollux_thief", "x", 2).await.expect_err("an agent made a role");
+        assert!(!refused.is_transient(), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_run_writes_nothing_and_keeps_the_password() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    let api = FakeApi::default();
+    let (args, _file) = args(&owner, &["bots"]);
+    grant_all(&args, &api.client()).await.expect("credentials");
+    let before = api.database("bots");
+    grant_all(&args, &api.client()).await.expect("credentials again");
+    assert_eq!(api.writes(), 1);
+    assert!(api.database("bots") == before);
+}
+
+#[tokio::test]
+async fn a_lost_database_is_mended_without_a_new_password() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    let api = FakeApi::default();
+    let (first, _file) = args(&owner, &["bots"]);
+    grant_all(&first, &api.client()).await.expect("credentials");
+    let before = api.database("bots");
+
+    // Another server, with nothing in it but the owner, under another address.
+    let empty = Postgres::start().await;
+    let owner = owned_database(&empty).await;
+    let (second, _file) = args(&owner, &["bots"]);
+    grant_all(&second, &api.client()).await.expect("credentials again");
+    let after = api.database("bots");
+    assert_eq!((after.user(), after.password()), (before.user(), before.password()));
+    assert!(after.same_server(&owner));
+    admin::check_agent(&after).await.expect("an agent could work");
+}
+
+#[tokio::test]
+async fn a_namespace_that_fails_does_not_keep_the_others_from_being_done() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    let api = FakeApi::default();
+    let mut theirs = secret("taken", "pollux-lease", "postgresql://a:b@c/d");
+    theirs.metadata.labels = None;
+    let path = "/api/v1/namespaces/taken/secrets/pollux-lease".to_owned();
+    api.0.lock().expect("not poisoned").secrets.insert(path, serde_json::to_value(&theirs).expect("JSON"));
+    let (args, _file) = args(&owner, &["taken", "bots"]);
+    let error = grant_all(&args, &api.client()).await.expect_err("a Secret of somebody else");
+    assert!(error.to_string().contains("taken") && !error.to_string().contains("bots"), "{error:#}");
+    admin::check_agent(&api.database("bots")).await.expect("an agent could work");
+    assert_eq!(api.database("taken").user(), "a");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_yet_is_waited_for() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    postgres.stop().await;
+    let api = FakeApi::default();
+    let (args, _file) = args(&owner, &["bots"]);
+    let client = api.client();
+    let granting = grant_all(&args, &client);
+    let starting = async {
+        // Until the other side has met a closed door at least once; it tries again after that, or this test fails.
+        timeout(Duration::from_secs(5), Admin::connect(&owner)).await.expect("an answer").expect_err("it is down");
+        postgres.start_again().await;
+    };
+    let (granted, ()) = tokio::join!(granting, starting);
+    granted.expect("credentials");
+}
+
+#[tokio::test]
+async fn an_owner_that_is_refused_is_not_waited_for() {
+    let postgres = Postgres::start().await;
+    let owner = owned_database(&postgres).await;
+    let wrong = owner.clone().with_login(owner.user(), "wrong");
+    let (args, _file) = args(&wrong, &["bots"]);
+    let start = Instant::now();
+    let error = grant_all(&args, &FakeApi::default().client()).await.expect_err("a wrong password");
+    assert!(start.elapsed() < Duration::from_secs(args.timeout_seconds), "it waited");
+    let said = format!("{error:#}");
+    assert!(said.contains("refuses the owner") && !said.contains("wrong\""), "{said}");
+    assert!(!said.contains(":wrong@"), "the password is in the message");
+}

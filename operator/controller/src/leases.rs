@@ -1,0 +1,143 @@
+//! The lease databases that the operator was installed with, each with a session of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use pollux_lease::{BotView, Look, Observer, ObserverState, Resource, Setting};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::chain;
+
+/// How long a question may take. Shorter than a reconcile's own deadlines: the status must tell about a silent database.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// All databases, by name.
+#[derive(Clone)]
+pub(crate) struct Leases {
+    databases: BTreeMap<String, Observer>,
+}
+
+/// What the lease database says of a bot.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Seen {
+    /// It answered.
+    Bot(Option<Box<BotView>>),
+    /// It did not.
+    Unreachable {
+        /// Why, without secrets.
+        error: String,
+    },
+    /// The operator was not installed with a database of this name.
+    Unknown {
+        /// Those that it was installed with.
+        known: Vec<String>,
+    },
+}
+
+// === impl Leases ===
+
+impl Leases {
+    /// Begins to watch them all.
+    pub(crate) fn spawn(files: &BTreeMap<String, PathBuf>) -> Self {
+        Self { databases: files.iter().map(|(name, file)| (name.clone(), Observer::spawn(file.clone()))).collect() }
+    }
+
+    /// Brings all schemas up to date, each as soon as its database answers. Ends when all are, or at `stop`.
+    pub(crate) async fn migrate(&self, stop: &CancellationToken) {
+        let all = self.databases.iter().map(|(name, observer)| async move {
+            let (mut pause, mut reported) = (Duration::from_millis(500), String::new());
+            while let Err(error) = observer.migrate().await {
+                let error = chain(&error);
+                if error != reported {
+                    tracing::warn!(database = name, %error, "the schema of the lease database is not there yet");
+                    reported = error;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(10));
+            }
+            tracing::info!(database = name, "the schema of the lease database is up to date");
+        });
+        tokio::select! {
+            _ = futures::future::join_all(all) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Which resources of this cluster may have changed; `None` is all of them.
+    pub(crate) fn changes(&self, cluster: &str) -> SelectAll<BoxStream<'static, Option<(String, String)>>> {
+        self.databases
+            .values()
+            .map(|observer| {
+                let cluster = cluster.to_owned();
+                observer
+                    .changes()
+                    .filter_map(move |look| {
+                        let what = match look {
+                            Look::All => Some(None),
+                            Look::At(resource) if resource.cluster == cluster => Some(Some((resource.namespace, resource.name))),
+                            Look::At(_) => None,
+                        };
+                        std::future::ready(what)
+                    })
+                    .boxed()
+            })
+            .collect()
+    }
+
+    /// A stream item for every change of whether a database answers: then all of its bots' statuses change.
+    pub(crate) fn ups_and_downs(&self) -> SelectAll<BoxStream<'static, ()>> {
+        self.databases
+            .values()
+            .map(|observer| {
+                futures::stream::unfold((observer.state(), None), |(mut state, before)| async move {
+                    loop {
+                        let up = matches!(*state.borrow_and_update(), ObserverState::Up);
+                        if before.is_some_and(|before: bool| before != up) {
+                            return Some(((), (state, Some(up))));
+                        }
+                        if before.is_none() {
+                            return Some(((), (state, Some(up))));
+                        }
+                        state.changed().await.ok()?;
+                    }
+                })
+                .boxed()
+            })
+            .collect()
+    }
+
+    /// What is known of a bot.
+    pub(crate) async fn bot(&self, database: &str, resource: &Resource) -> Seen {
+        let Some(observer) = self.databases.get(database) else {
+            return Seen::Unknown { known: self.databases.keys().cloned().collect() };
+        };
+        if let ObserverState::Down { error, .. } = &*observer.state().borrow() {
+            return Seen::Unreachable { error: error.clone() };
+        }
+        match tokio::time::timeout(DEADLINE, observer.bot(resource)).await {
+            Ok(Ok(view)) => Seen::Bot(view.map(Box::new)),
+            Ok(Err(error)) => Seen::Unreachable { error: chain(&error) },
+            Err(_) => Seen::Unreachable { error: format!("no answer within {DEADLINE:?}") },
+        }
+    }
+
+    /// Writes the settings of a bot if they differ.
+    pub(crate) async fn put(&self, database: &str, resource: &Resource, setting: &Setting) -> Result<(), String> {
+        let Some(observer) = self.databases.get(database) else { return Err(format!("no lease database is called {database:?}")) };
+        match tokio::time::timeout(DEADLINE, observer.put_setting(resource, setting)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err(format!("no answer within {DEADLINE:?}")),
+        }
+    }
+
+    /// Removes the settings of a resource that is gone. An attempt: what stays behind names revisions that nobody has.
+    pub(crate) async fn forget(&self, resource: &Resource) {
+        for observer in self.databases.values() {
+            let _ = tokio::time::timeout(DEADLINE, observer.forget(resource)).await;
+        }
+    }
+}

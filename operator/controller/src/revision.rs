@@ -1,0 +1,229 @@
+//! What a revision is: one set of the user's choices that make pods.
+//!
+//! A revision's *name* is a hash over those choices and nothing else: neither what the operator picks (its agent image, its
+//! probes) nor what changes without new pods (replicas, hot settings, deadlines). So an upgrade of the operator makes no new
+//! revision, and a manifest that goes back to earlier choices goes back to the earlier revision.
+//!
+//! The hash is over canonical JSON (keys sorted, absent things left out) behind the prefix `v1:`. A field that joins the
+//! choices later must be left out while it has its default, otherwise every bot of the world would restart with that release.
+//! A golden test pins the name of a known manifest.
+//!
+//! A revision's *number* orders revisions for people and is bumped when one comes back. It is kept in the ControllerRevision
+//! and never in a pod template.
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::ResourceExt;
+use pollux_api::TelegramBotSpec;
+use pollux_api::names::label;
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// A revision that is stored in the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stored {
+    /// Name of the revision (not of the ControllerRevision).
+    pub(crate) name: String,
+    /// Its number.
+    pub(crate) number: i64,
+    /// The bot's image in it.
+    pub(crate) image: String,
+    /// The rendered pod template, as it was first applied.
+    pub(crate) template: Value,
+}
+
+/// The name of the revision that a spec asks for.
+pub(crate) fn name(spec: &TelegramBotSpec) -> String {
+    let text = format!("v1:{}", canonical(choices(spec)));
+    let hash = digest(&SHA256, text.as_bytes());
+    hash.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Name of the ControllerRevision of a bot's revision.
+pub(crate) fn object_name(bot: &str, revision: &str) -> String {
+    format!("{bot}-{revision}")
+}
+
+/// The choices that make pods. Everything of the spec is named, so that a new field cannot be forgotten here.
+fn choices(spec: &TelegramBotSpec) -> Value {
+    let TelegramBotSpec {
+        image,
+        image_pull_policy,
+        image_pull_secrets,
+        command,
+        args,
+        env,
+        env_from,
+        resources,
+        service_account_name,
+        pod_template,
+        token_secret_ref,
+        bot_api,
+        lease,
+        handover,
+        agent,
+        // These make no pods: the scale, the Deployment's own pace, and hot settings.
+        replicas: _,
+        suspend: _,
+        polling: _,
+        strategy: _,
+        min_ready_seconds: _,
+        progress_deadline_seconds: _,
+    } = spec;
+    let mut chosen = Map::new();
+    let mut put = |key: &str, value: Value| {
+        if !is_absent(&value) {
+            chosen.insert(key.to_owned(), value);
+        }
+    };
+    put("image", json!(image));
+    put("imagePullPolicy", plain(image_pull_policy));
+    put("imagePullSecrets", plain(image_pull_secrets));
+    put("command", plain(command));
+    put("args", plain(args));
+    put("env", plain(env));
+    put("envFrom", plain(env_from));
+    put("resources", plain(resources));
+    put("serviceAccountName", plain(service_account_name));
+    put("podTemplate", plain(pod_template));
+    put("tokenSecretRef", plain(token_secret_ref));
+    put("botApi", plain(bot_api));
+    put("lease.database", json!(lease.database));
+    put("lease.credentialsSecretRef", plain(&lease.credentials_secret_ref));
+    put("handover.drainTimeoutSeconds", json!(handover.drain_timeout_seconds));
+    put("agent", plain(agent));
+    Value::Object(chosen)
+}
+
+fn plain<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("a field of the resource is JSON")
+}
+
+fn is_absent(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// JSON with sorted keys.
+fn canonical(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, canonical(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(canonical).collect()),
+        other => other,
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// Reads a ControllerRevision; one that was not written by Pollux, or was spoilt, is none.
+    pub(crate) fn read(object: &ControllerRevision) -> Option<Self> {
+        let data = &object.data.as_ref()?.0;
+        Some(Self {
+            name: object.labels().get(label::REVISION)?.clone(),
+            number: object.revision,
+            image: data.get("image")?.as_str()?.to_owned(),
+            template: data.get("template").filter(|template| template.is_object())?.clone(),
+        })
+    }
+
+    /// What [`Self::read`] reads.
+    pub(crate) fn data(&self) -> Value {
+        json!({"image": self.image, "template": self.template})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(patch: Value) -> TelegramBotSpec {
+        let mut spec = json!({"image": "ghcr.io/acme/echo-bot:1.0.0", "tokenSecretRef": {"name": "echo-token"}});
+        spec.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+        serde_json::from_value(spec).unwrap()
+    }
+
+    #[test]
+    fn names_never_change_between_releases() {
+        // Golden: another name here means that every bot of every user restarts with this release.
+        assert_eq!(name(&spec(json!({}))), "GOLDEN_A");
+        let full = json!({
+            "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "registry"}], "command": ["bot"], "args": ["--fast"],
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            "envFrom": [{"configMapRef": {"name": "c"}}], "resources": {"limits": {"memory": "64Mi"}},
+            "serviceAccountName": "me", "podTemplate": {"spec": {"nodeSelector": {"a": "b"}}},
+            "botApi": {"url": "https://bot-api", "caConfigMapRef": {"name": "ca"}},
+            "lease": {"database": "eu", "credentialsSecretRef": {"name": "pg-app"}},
+            "handover": {"drainTimeoutSeconds": 5}, "agent": {"image": "agent:1", "logLevel": "debug"},
+        });
+        assert_eq!(name(&spec(full)), "GOLDEN_B");
+    }
+
+    #[test]
+    fn what_makes_no_pods_makes_no_revision() {
+        let before = name(&spec(json!({})));
+        for patch in [
+            json!({"replicas": 5}),
+            json!({"suspend": true}),
+            json!({"polling": {"longPollTimeoutSeconds": 7}}),
+            json!({"lease": {"durationSeconds": 5}}),
+            json!({"minReadySeconds": 9}),
+            json!({"progressDeadlineSeconds": 99}),
+            json!({"strategy": {"type": "RollingUpdate"}}),
+        ] {
+            assert_eq!(name(&spec(patch.clone())), before, "{patch}");
+        }
+    }
+
+    #[test]
+    fn what_makes_pods_makes_a_revision() {
+        let mut seen = std::collections::BTreeSet::from([name(&spec(json!({})))]);
+        for patch in [
+            json!({"image": "other"}),
+            json!({"imagePullPolicy": "Never"}),
+            json!({"command": ["x"]}),
+            json!({"args": ["x"]}),
+            json!({"env": [{"name": "A", "value": "1"}]}),
+            json!({"envFrom": [{"secretRef": {"name": "s"}}]}),
+            json!({"resources": {"limits": {"cpu": "1"}}}),
+            json!({"serviceAccountName": "x"}),
+            json!({"podTemplate": {"spec": {}}}),
+            json!({"tokenSecretRef": {"name": "other"}}),
+            json!({"tokenSecretRef": {"name": "echo-token", "key": "other"}}),
+            json!({"botApi": {"url": "http://x"}}),
+            json!({"lease": {"database": "x"}}),
+            json!({"lease": {"credentialsSecretRef": {"name": "x"}}}),
+            json!({"handover": {"drainTimeoutSeconds": 1}}),
+            json!({"agent": {"logLevel": "debug"}}),
+            json!({"agent": {"image": "x"}}),
+            json!({"agent": {"resources": {"limits": {"cpu": "1"}}}}),
+        ] {
+            assert!(seen.insert(name(&spec(patch.clone()))), "{patch}");
+        }
+    }
+
+    #[test]
+    fn order_of_keys_means_nothing() {
+        let one = json!({"podTemplate": {"spec": {"a": 1, "b": {"c": 2, "d": 3}}}});
+        let other = json!({"podTemplate": {"spec": {"b": {"d": 3, "c": 2}, "a": 1}}});
+        assert_eq!(name(&spec(one)), name(&spec(other)));
+    }
+
+    #[test]
+    fn what_is_stored_is_what_is_read() {
+        let stored = Stored { name: "abc".into(), number: 3, image: "i".into(), template: json!({"spec": {"z": 1, "a": 2}}) };
+        let object: ControllerRevision = serde_json::from_value(json!({
+            "metadata": {"name": "echo-abc", "labels": {"pollux.dev/revision": "abc"}}, "revision": 3, "data": stored.data(),
+        }))
+        .unwrap();
+        assert_eq!(Stored::read(&object), Some(stored));
+    }
+}

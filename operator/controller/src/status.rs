@@ -1,0 +1,403 @@
+//! Last step: what is told. Pure: from what was seen, planned and applied, and from the status before, to the status now.
+//!
+//! Every condition is there from the first sight on (Unknown), carries the generation it was found for, and changes its time
+//! only when its status changes. Messages hold no times and no counters that tick: an unchanged bot is an unchanged status.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use pollux_api::TelegramBotStatus;
+use pollux_api::names::label;
+use pollux_api::status::{BotIdentity, Leader, Revision};
+use pollux_api::words::{ConditionType, Phase, Reason};
+use pollux_lease::{BotView, Resource};
+
+use crate::diagnose::{self, Trouble, is_over, is_terminating};
+use crate::handover::last_handover;
+use crate::leases::Seen;
+use crate::observe::Observed;
+use crate::plan::{HoldReason, Plan, RolloutDecision, is_complete};
+use crate::revision::Stored;
+
+/// Everything that the status is made of.
+pub(crate) struct Facts<'a> {
+    pub(crate) observed: &'a Observed,
+    pub(crate) plan: &'a Plan,
+    /// The Deployment after the apply.
+    pub(crate) deployment: Option<&'a Deployment>,
+    /// The stored revisions, that of the plan included.
+    pub(crate) stored: &'a [Stored],
+    /// This resource, as the lease database knows it.
+    pub(crate) resource: &'a Resource,
+    pub(crate) now: Timestamp,
+}
+
+/// A condition's content.
+struct Finding {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+/// What the facts say, before it is put into words.
+struct Summary<'a> {
+    suspended: bool,
+    wanted: i32,
+    complete: bool,
+    troubles: Vec<Trouble>,
+    view: Option<&'a BotView>,
+    database_error: Option<&'a str>,
+    ready_pods: i32,
+    available: i32,
+    replicas: i32,
+    updated: i32,
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn yes(reason: Reason, message: impl Into<String>) -> Self {
+        Self { status: "True", reason: reason.to_string(), message: message.into() }
+    }
+
+    fn no(reason: Reason, message: impl Into<String>) -> Self {
+        Self { status: "False", reason: reason.to_string(), message: message.into() }
+    }
+
+    fn unknown(reason: Reason, message: impl Into<String>) -> Self {
+        Self { status: "Unknown", reason: reason.to_string(), message: message.into() }
+    }
+
+    fn is(&self, status: &str) -> bool {
+        self.status == status
+    }
+}
+
+/// The status of a bot.
+pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
+    let before = facts.observed.bot.status.clone().unwrap_or_default();
+    let summary = summarize(facts);
+    let leader = leader(facts, &summary, &before);
+    let spec_valid = spec_valid(facts, &summary);
+    let token = token_accepted(facts, &summary, &before);
+    let elected = leader_elected(facts, &summary, leader.as_ref());
+    let available = available(&summary, leader.as_ref(), &elected);
+    let progressing = progressing(facts, &summary);
+    let ready = ready(&summary, &spec_valid, &token, &available, &progressing);
+    let phase = phase(facts, &summary, &ready, &progressing, &spec_valid, &token);
+    let message = message(phase, &[&spec_valid, &token, &progressing, &elected, &available, &ready]);
+
+    let update = update_revision(facts, &before);
+    let current = if summary.complete && !summary.suspended { update.clone() } else { before.current_revision.clone() };
+    let leader_ready = leader.as_ref().is_some_and(|leader| {
+        facts.observed.pods.iter().any(|pod| pod.name_any() == leader.pod_name && !is_terminating(pod) && diagnose::is_ready(pod))
+    });
+    let conditions = [
+        (ConditionType::Ready, ready),
+        (ConditionType::Available, available),
+        (ConditionType::LeaderElected, elected),
+        (ConditionType::Progressing, progressing),
+        (ConditionType::SpecValid, spec_valid),
+        (ConditionType::TokenAccepted, token),
+    ];
+    TelegramBotStatus {
+        observed_generation: facts.observed.bot.metadata.generation,
+        phase,
+        message,
+        ready: format!("{}/{}", summary.ready_pods, summary.wanted),
+        bot: identity(&summary).or(before.bot.clone()),
+        last_handover: last_handover(facts, summary.view, &before).or(before.last_handover.clone()),
+        leader,
+        replicas: summary.replicas,
+        ready_replicas: summary.ready_pods,
+        available_replicas: summary.available,
+        updated_replicas: summary.updated,
+        standby_replicas: summary.ready_pods - i32::from(leader_ready && summary.ready_pods > 0),
+        selector: format!("{}={},{}={}", label::NAME, label::NAME_VALUE, label::BOT, facts.observed.bot.name_any()),
+        current_revision: current,
+        update_revision: update,
+        conditions: conditions.into_iter().map(|(type_, finding)| condition(type_, finding, facts, &before)).collect(),
+    }
+}
+
+fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
+    let observed = facts.observed;
+    let spec = &observed.bot.spec;
+    let status = facts.deployment.and_then(|deployment| deployment.status.as_ref());
+    let count = |count: Option<i32>| count.unwrap_or_default();
+    let none = Vec::new();
+    let troubles = observed
+        .pods
+        .iter()
+        .filter_map(|pod| diagnose::trouble(pod, observed.events.get(&pod.name_any()).unwrap_or(&none), spec))
+        .collect();
+    let (view, database_error) = match &observed.lease {
+        Seen::Bot(view) => (view.as_deref(), None),
+        Seen::Unreachable { error } => (None, Some(error.as_str())),
+        Seen::Unknown { .. } => (None, None),
+    };
+    let wanted_revision = facts.plan.revision.as_ref().map_or("", |revision| revision.name.as_str());
+    Summary {
+        suspended: spec.suspend,
+        wanted: facts.plan.replicas,
+        complete: is_complete(observed, facts.deployment, wanted_revision),
+        troubles,
+        view,
+        database_error,
+        ready_pods: count(status.and_then(|s| s.ready_replicas)),
+        available: count(status.and_then(|s| s.available_replicas)),
+        replicas: count(status.and_then(|s| s.replicas)),
+        updated: count(status.and_then(|s| s.updated_replicas)),
+    }
+}
+
+fn condition(type_: ConditionType, finding: Finding, facts: &Facts<'_>, before: &TelegramBotStatus) -> Condition {
+    let Finding { status, reason, message } = finding;
+    let since = before.condition(type_).filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
+    Condition {
+        type_: type_.as_str().to_owned(),
+        status: status.to_owned(),
+        reason,
+        message: bounded(&message),
+        observed_generation: facts.observed.bot.metadata.generation,
+        last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(facts.now))),
+    }
+}
+
+/// Kubernetes' times have seconds; a finer one would come back another and be written again.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(1024)].to_owned()
+}
+
+fn leader(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBotStatus) -> Option<Leader> {
+    if summary.database_error.is_some() {
+        // Not seen is not gone: the leader goes on until its lease ends, and the condition says that nobody knows.
+        return before.leader.clone();
+    }
+    let lease = &summary.view?.lease;
+    let holder = lease.holder.as_ref().filter(|holder| lease.fresh && holder.replica.resource == *facts.resource)?;
+    Some(Leader {
+        pod_name: holder.replica.pod.clone(),
+        pod_uid: holder.replica.pod_uid.clone(),
+        node_name: holder.replica.node.clone(),
+        acquire_time: lease.since.map(|since| Time(whole_seconds(since))),
+        epoch: lease.epoch,
+        revision: holder.replica.revision.clone(),
+    })
+}
+
+fn spec_valid(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
+    if let RolloutDecision::Hold { reason: HoldReason::Invalid(invalid) } = &facts.plan.rollout {
+        return Finding::no(invalid.reason, &invalid.message);
+    }
+    match summary.troubles.iter().find(|trouble| trouble.missing_secret) {
+        Some(trouble) => Finding::no(Reason::SecretMissing, &trouble.message),
+        None => Finding::yes(Reason::Valid, ""),
+    }
+}
+
+/// What the agents of this resource report, those of the manifest's revision first.
+fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a pollux_lease::Candidate> {
+    let wanted = facts.plan.revision.as_ref().map(|revision| revision.name.as_str());
+    let mut own: Vec<_> = view.candidates.iter().filter(|c| c.party.replica.resource == *facts.resource && !c.leaving).collect();
+    own.sort_by_key(|candidate| (Some(candidate.party.replica.revision.as_str()) != wanted, candidate.beat_age));
+    own
+}
+
+fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBotStatus) -> Finding {
+    let reports = summary.view.map(|view| reports(facts, view)).unwrap_or_default();
+    let newest = reports.first().map(|candidate| candidate.party.replica.revision.clone());
+    let of_newest: Vec<_> = reports.iter().filter(|c| Some(&c.party.replica.revision) == newest.as_ref()).collect();
+    let says = |candidate: &pollux_lease::Candidate| candidate.report.get("tokenAccepted").and_then(serde_json::Value::as_bool);
+    if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
+        let token = &facts.observed.bot.spec.token_secret_ref;
+        let said = refused.report.get("tokenError").and_then(serde_json::Value::as_str).unwrap_or("Unauthorized");
+        return Finding::no(
+            Reason::Unauthorized,
+            format!(
+                "the Bot API server refuses the token that pod {} has: {said}: get a valid one from @BotFather and put it into the Secret {:?} under the key {:?}",
+                refused.party.replica.pod, token.name, token.key
+            ),
+        );
+    }
+    if reports.iter().any(|candidate| says(candidate) == Some(true)) {
+        return Finding::yes(Reason::Accepted, "");
+    }
+    // Nobody has asked, or nobody can be heard: what was known stays.
+    match before.condition(ConditionType::TokenAccepted) {
+        Some(old) if old.status == "True" => Finding::yes(Reason::Accepted, ""),
+        Some(old) if old.status == "False" => Finding::no(Reason::Unauthorized, &old.message),
+        _ => Finding::unknown(Reason::Unknown, "no agent has asked the Bot API server yet"),
+    }
+}
+
+fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Leader>) -> Finding {
+    let database = &facts.observed.bot.spec.lease.database;
+    if let Seen::Unknown { .. } = &facts.observed.lease {
+        return Finding::unknown(Reason::UnknownDatabase, format!("no lease database is called {database:?}"));
+    }
+    if let Some(error) = summary.database_error {
+        return Finding::unknown(
+            Reason::DatabaseUnreachable,
+            format!("the operator cannot reach the lease database {database:?}: {error}: check that PostgreSQL runs and that the Secret of leaseDatabases holds its address; pods lead until their leases end"),
+        );
+    }
+    if summary.suspended && leader.is_none() {
+        return Finding::no(Reason::Suspended, "");
+    }
+    if let Some(leader) = leader {
+        return Finding::yes(Reason::Acquired, format!("{} leads since epoch {}", leader.pod_name, leader.epoch));
+    }
+    let Some(view) = summary.view else {
+        let message = match facts.observed.pods.iter().find(|pod| diagnose::is_ready(pod) && !is_terminating(pod)) {
+            Some(pod) => format!(
+                "pod {} runs, but its agent has not been seen in the lease database {database:?}: check the URI in its Secret, and kubectl logs {} -c agent",
+                pod.name_any(), pod.name_any()
+            ),
+            None => "no agent has been seen yet".to_owned(),
+        };
+        return Finding::no(Reason::NoCandidate, message);
+    };
+    match &view.lease.holder {
+        Some(holder) if view.lease.fresh => {
+            let other = &holder.replica.resource;
+            let place = if other.cluster == facts.resource.cluster { String::new() } else { format!(" in cluster {}", other.cluster) };
+            Finding::yes(Reason::HeldElsewhere, format!("another TelegramBot has the same token and leads: {other}{place}"))
+        }
+        Some(holder) => Finding::no(Reason::LeaseExpired, format!("{} stopped renewing; a ready pod takes over", holder.replica.pod)),
+        None => Finding::no(Reason::NoCandidate, "no pod is ready to lead: its bot has not asked for updates yet"),
+    }
+}
+
+fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) -> Finding {
+    if elected.is("Unknown") {
+        return Finding::unknown(Reason::DatabaseUnreachable, &elected.message);
+    }
+    if elected.is("False") {
+        return if summary.suspended { Finding::no(Reason::Suspended, "") } else { Finding::no(Reason::NoLeader, &elected.message) };
+    }
+    let report = leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
+    match report {
+        Some(candidate) if candidate.report.get("deaf").and_then(serde_json::Value::as_bool) == Some(true) => Finding::no(
+            Reason::LeaderDeaf,
+            format!("the bot in {} asks for no updates: look at its logs with kubectl logs {} -c bot", candidate.party.replica.pod, candidate.party.replica.pod),
+        ),
+        _ => Finding::yes(Reason::LeaderPolling, ""),
+    }
+}
+
+fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
+    if let RolloutDecision::Hold { reason } = &facts.plan.rollout {
+        match reason {
+            HoldReason::Invalid(invalid) => return Finding::no(Reason::SpecInvalid, &invalid.message),
+            HoldReason::DatabaseUnreachable { error } => {
+                return Finding::no(Reason::WaitingForDatabase, format!("the rollout waits until the lease database answers: {error}"));
+            }
+            HoldReason::OtherDatabase { database } => {
+                return Finding::yes(Reason::WaitingForOldPods, format!("waits until no pod with a lease in the database {database:?} is left"));
+            }
+            HoldReason::Deleting => return Finding::yes(Reason::Draining, "the bot is being deleted"),
+        }
+    }
+    if summary.complete {
+        return Finding::yes(Reason::Complete, "");
+    }
+    let wanted = facts.plan.revision.as_ref();
+    let name = wanted.map_or("", |revision| revision.name.as_str());
+    if let Some(trouble) = summary.troubles.iter().find(|t| t.revision == name).or(summary.troubles.first()) {
+        return Finding { status: "False", reason: trouble.reason.clone(), message: trouble.message.clone() };
+    }
+    if let Some((reason, message)) = deployment_failure(facts.deployment) {
+        return Finding { status: "False", reason, message };
+    }
+    let number = wanted.map_or(0, |revision| revision.number);
+    let new = facts.observed.pods.iter().filter(|pod| diagnose::revision(pod) == name && !is_terminating(pod));
+    let all_new_ready = new.clone().count() > 0 && new.clone().all(diagnose::is_ready);
+    let old = facts.observed.pods.iter().any(|pod| !is_over(pod) && diagnose::revision(pod) != name);
+    let message = format!("revision {number}: {} of {} pods updated", summary.updated.min(summary.wanted), summary.wanted);
+    Finding::yes(if all_new_ready && old { Reason::Draining } else { Reason::Surging }, message)
+}
+
+/// What the Deployment's controller gave up on.
+fn deployment_failure(deployment: Option<&Deployment>) -> Option<(String, String)> {
+    let conditions = deployment?.status.as_ref()?.conditions.as_ref()?;
+    let find = |type_: &str| conditions.iter().find(|c| c.type_ == type_);
+    if let Some(failure) = find("ReplicaFailure").filter(|c| c.status == "True") {
+        return Some((failure.reason.clone().unwrap_or_default(), failure.message.clone().unwrap_or_default()));
+    }
+    let progress = find("Progressing").filter(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
+    let said = progress.message.clone().unwrap_or_default();
+    Some((Reason::DeadlineExceeded.to_string(), format!("no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod")))
+}
+
+fn ready(summary: &Summary<'_>, spec_valid: &Finding, token: &Finding, available: &Finding, progressing: &Finding) -> Finding {
+    if spec_valid.is("False") {
+        return Finding::no(Reason::SpecInvalid, &spec_valid.message);
+    }
+    if token.is("False") {
+        return Finding::no(Reason::TokenRejected, &token.message);
+    }
+    if summary.suspended {
+        return Finding::no(Reason::Suspended, "spec.suspend is true: no pods");
+    }
+    if !summary.complete {
+        return match summary.troubles.first() {
+            Some(trouble) if progressing.is("False") => Finding::no(Reason::PodNotReady, &trouble.message),
+            _ => Finding::no(Reason::RollingOut, &progressing.message),
+        };
+    }
+    match available.status {
+        "True" => Finding::yes(Reason::Running, ""),
+        "False" if summary.wanted == 0 => Finding::yes(Reason::Running, "spec.replicas is 0: no pods"),
+        "False" => Finding::no(Reason::NoLeader, &available.message),
+        _ => Finding::unknown(Reason::DatabaseUnreachable, &available.message),
+    }
+}
+
+fn phase(facts: &Facts<'_>, summary: &Summary<'_>, ready: &Finding, progressing: &Finding, spec_valid: &Finding, token: &Finding) -> Phase {
+    if facts.observed.bot.metadata.deletion_timestamp.is_some() {
+        Phase::Terminating
+    } else if spec_valid.is("False") || token.is("False") {
+        Phase::Degraded
+    } else if summary.suspended {
+        Phase::Suspended
+    } else if progressing.is("False") {
+        Phase::Degraded
+    } else if ready.is("True") {
+        Phase::Running
+    } else if !summary.complete && summary.ready_pods == 0 && facts.observed.bot.status.as_ref().is_none_or(|s| s.current_revision.is_none()) {
+        Phase::Pending
+    } else if !summary.complete {
+        Phase::Progressing
+    } else {
+        Phase::Degraded
+    }
+}
+
+/// The first finding that is not as it should be.
+fn message(phase: Phase, findings: &[&Finding]) -> String {
+    if phase == Phase::Running {
+        return String::new();
+    }
+    let bad = findings.iter().find(|f| f.is("False") && !f.message.is_empty());
+    let open = findings.iter().find(|f| !f.message.is_empty() && !f.is("False"));
+    bad.or(open).map(|finding| bounded(&finding.message)).unwrap_or_default()
+}
+
+fn update_revision(facts: &Facts<'_>, before: &TelegramBotStatus) -> Option<Revision> {
+    match &facts.plan.revision {
+        Some(Stored { name, number, image, .. }) => Some(Revision { name: name.clone(), number: *number, image: image.clone() }),
+        None => before.update_revision.clone(),
+    }
+}
+
+fn identity(summary: &Summary<'_>) -> Option<BotIdentity> {
+    let view = summary.view?;
+    let username = view.candidates.iter().find_map(|candidate| candidate.report.get("username")?.as_str()).unwrap_or_default();
+    Some(BotIdentity { id: view.bot.bot_id, username: username.to_owned() })
+}
