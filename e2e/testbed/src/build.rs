@@ -63,7 +63,10 @@ pub fn build(kubernetes: &str, quiet: bool, stop: &Stop) -> Result<PathBuf> {
     }
     link(&bin, &components)?;
     stage(quiet, "images of pause and CoreDNS", Duration::from_secs(3), None, || own_images(&go, &bin, &version))?;
-    paths::hand_back(&[&paths::cache().join("bin"), &paths::cache().join("log")])?;
+    let caches = run(Command::new(&go).args(["env", "GOMODCACHE", "GOCACHE"]))?;
+    let mut handed: Vec<_> = caches.lines().map(PathBuf::from).collect();
+    handed.extend(["bin", "log"].map(|folder| paths::cache().join(folder)));
+    paths::hand_back_home(&handed.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     Ok(bin)
 }
 

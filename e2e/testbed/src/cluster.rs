@@ -4,7 +4,7 @@
 //! that is not running, after a kill -9 of everything or a reboot, is cleared first. A start that fails or is interrupted
 //! clears up behind itself, but for the logs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -307,7 +307,7 @@ fn start(layout: &Layout, options: &Options) -> Result<()> {
         &env,
         format!("export PATH={}:$PATH KUBECONFIG={}\n", layout.bin.display(), layout.kubeconfig().display()),
     )?;
-    paths::hand_back(&[&layout.kubeconfig(), &env])
+    paths::hand_over(&[&layout.kubeconfig(), &env])
 }
 
 /// All nodes Ready, and names resolve.
@@ -324,7 +324,7 @@ fn wait_ready(layout: &Layout, stop: &Stop) -> Result<()> {
 }
 
 /// What Kubernetes says of its nodes.
-pub(crate) fn readiness(layout: &Layout) -> Result<HashMap<String, bool>> {
+pub(crate) fn readiness(layout: &Layout) -> Result<BTreeMap<String, bool>> {
     let nodes: Value = serde_json::from_str(&run(layout.kubectl().args([
         "get",
         "nodes",

@@ -123,6 +123,7 @@ fn cni_config(layout: &Layout, node: u8) -> String {
     )
 }
 
+/// NRI is off: its socket has one fixed path, which the second containerd of a machine finds taken.
 /// `restrict_oom_score_adj`: works without CAP_SYS_RESOURCE. `netns_mounts_under_state_dir`: pods' namespaces vanish with the
 /// node. `disable_apparmor`: no profile is left in the host's kernel.
 fn containerd_config(layout: &Layout, node: u8) -> String {
@@ -135,6 +136,8 @@ state = "{d}/containerd/state"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
   address = "{d}/containerd/containerd.sock"
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = "{PAUSE}"
 [plugins.'io.containerd.cri.v1.runtime']

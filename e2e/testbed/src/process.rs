@@ -130,8 +130,17 @@ pub(crate) fn any_marked() -> bool {
         .any(|pid| environment(pid).split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes())))
 }
 
+/// In the middle of an exec a process has no environment for a moment: one that has a program, but no environment, is looked
+/// at again. (What belongs to the kernel has neither.)
 fn environment(pid: i32) -> Vec<u8> {
-    fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
+    for _ in 0..20 {
+        let found = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if !found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Vec::new()
 }
 
 /// Sends a signal; false when there is no such process any more.
@@ -148,4 +157,23 @@ pub(crate) fn name(pid: i32) -> String {
 pub(crate) fn state(pid: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One look falls into an exec now and then, and took a living daemon for a dead one.
+    #[test]
+    fn a_process_in_the_middle_of_an_exec_is_still_ours() {
+        let folder = Path::new("/nowhere/exec");
+        let again = "n=$1; [ $n = 0 ] && exec sleep 60; exec sh -c \"$0\" \"$0\" $((n - 1))";
+        let mut child =
+            Command::new("sh").args(["-c", again, again, "300"]).env_clear().env(MARKER, folder).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let missed = (0..20_000).filter(|_| !is_marked(pid, folder)).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(missed, 0);
+    }
 }

@@ -19,7 +19,7 @@ host() {
   cut -d' ' -f1-3 /proc/mounts
   cat /sys/fs/cgroup/cgroup.subtree_control
   find /sys/fs/cgroup -type d -path '*pollux*'
-  ls -d /run/netns /run/pollux-testbed.made /opt/containerd /var/log/pods /usr/libexec/kubernetes /etc/cni /opt/cni /run/runc
+  ls -d /run/netns /run/pollux-testbed.made /opt/containerd /var/log/pods /usr/libexec/kubernetes /etc/cni /opt/cni /run/runc /run/nri
   find /run/containerd /var/lib/kubelet /var/lib/cni /var/log/containers
   cat /sys/kernel/security/apparmor/profiles
   grep -slz '^POLLUX_TESTBED=' /proc/[0-9]*/environ

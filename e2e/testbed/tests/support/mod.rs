@@ -107,7 +107,15 @@ pub(crate) fn host(name: &str) -> String {
     let of_ours = |text: String| text.lines().filter(|line| line.contains(name)).collect::<Vec<_>>().join("\n");
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let mounts: Vec<_> = mounts.lines().filter(|line| !line.contains("/run/netns")).collect();
-    let folders = ["/opt/containerd", "/var/log/pods", "/usr/libexec/kubernetes", "/etc/cni", "/opt/cni", "/run/runc"];
+    let folders = [
+        "/opt/containerd",
+        "/var/log/pods",
+        "/usr/libexec/kubernetes",
+        "/etc/cni",
+        "/opt/cni",
+        "/run/runc",
+        "/run/nri",
+    ];
     let folders: Vec<_> = folders.iter().filter(|folder| Path::new(folder).exists()).collect();
     [
         said("ip -br link"),
