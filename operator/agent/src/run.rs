@@ -37,6 +37,8 @@ use crate::{health, install, logs};
 const ALIVE: &str = "alive";
 /// A configuration that only a new pod can mend, as programs usually say it.
 const EXIT_USAGE: u8 = 2;
+/// What a program that panics ends with.
+const EXIT_BUG: i32 = 101;
 /// How long calls in flight may take after everything else is done. The bot has exited by then, so there are few.
 const LAST_CALLS: Duration = Duration::from_secs(10);
 /// How long signing off may take.
@@ -85,6 +87,7 @@ pub fn main(options: &RunOptions) -> ExitCode {
         }
     };
     logs::start(&logging);
+    die_of_panics();
     // Two threads: one can be busy with TLS while the other keeps the lease's time. Every further one costs memory in every pod.
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
     let ended = match runtime {
@@ -98,6 +101,14 @@ pub fn main(options: &RunOptions) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An agent of which a part has died is worse than one that is restarted: that takes its own lease back at once.
+fn die_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        error!(%panic, "a bug: the agent ends, to be restarted");
+        std::process::exit(EXIT_BUG);
+    }));
 }
 
 /// Serves until SIGTERM, and hands over before it returns.

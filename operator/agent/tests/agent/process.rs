@@ -16,6 +16,9 @@ use tokio::process::{Child, Command};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");
 
+/// The user of the bot's image.
+const OTHER_USER: u32 = 12345;
+
 /// What makes one replica differ from another.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -93,16 +96,15 @@ impl Pod {
         Agent { child, pod: self.clone(), log }
     }
 
-    /// A hook of the kubelet, exec'd from the shared directory.
+    /// A hook of the kubelet, exec'd from the shared directory in the bot's container: there everybody is somebody else.
     pub async fn exec(&self, subcommand: &str) -> (ExitStatus, String, Duration) {
         let began = Instant::now();
-        let output = Command::new(self.shared.join("pollux-agent"))
-            .arg(subcommand)
-            .env_clear()
-            .env("POLLUX_SHARED_DIR", &self.shared)
-            .output()
-            .await
-            .unwrap();
+        let mut hook = Command::new(self.shared.join("pollux-agent"));
+        hook.arg(subcommand).env_clear().env("POLLUX_SHARED_DIR", &self.shared).current_dir("/");
+        if rustix::process::getuid().is_root() {
+            hook.uid(OTHER_USER).gid(OTHER_USER);
+        }
+        let output = hook.output().await.unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status, said, began.elapsed())
     }

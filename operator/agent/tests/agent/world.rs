@@ -1,5 +1,7 @@
 //! A bot's pods, its Telegram and its database.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -69,7 +71,8 @@ impl World {
 
     /// With the URI of a database that is not there.
     pub async fn without_database() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // The bot's user must find its way to the hook, as in a pod.
+        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let token = format!("4242:{SECRET}");
         emulator.add_bot(&token, "echo_bot").unwrap();
@@ -87,6 +90,7 @@ impl World {
     pub async fn pod(&self, name: &str) -> Pod {
         let shared = self.dir.path().join(format!("{name}.d"));
         std::fs::create_dir(&shared).unwrap();
+        std::fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
         Pod {
             name: name.to_owned(),
             uid: format!("uid-of-{name}"),
