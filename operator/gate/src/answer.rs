@@ -68,10 +68,8 @@ pub(crate) fn read(answer: &Result<Answer, LinkError>) -> (Outcome, Vec<Update>)
             _ => (Outcome::Failed, Vec::new()),
         };
     }
-    let refusal = serde_json::from_slice(&answer.body).unwrap_or(Refusal {
-        description: String::new(),
-        parameters: Parameters::default(),
-    });
+    let refusal = serde_json::from_slice(&answer.body)
+        .unwrap_or(Refusal { description: String::new(), parameters: Parameters::default() });
     (refused(answer.status, &refusal), Vec::new())
 }
 
@@ -124,34 +122,15 @@ mod tests {
     use super::*;
 
     fn outcome(status: u16, body: &str) -> Outcome {
-        read(&Ok(Answer {
-            status,
-            body: body.to_owned().into(),
-        }))
-        .0
+        read(&Ok(Answer { status, body: body.to_owned().into() })).0
     }
 
     #[test]
     fn ids_and_kinds_are_read_and_nothing_else() {
         let body = r#"{"ok":true,"result":[{"update_id":7,"message":{"text":"\"}","date":1}},{"brand_new":[1],"update_id":8}]}"#;
-        let (outcome, updates) = read(&Ok(Answer {
-            status: 200,
-            body: body.into(),
-        }));
+        let (outcome, updates) = read(&Ok(Answer { status: 200, body: body.into() }));
         assert_eq!(outcome, Outcome::Updates(vec![7, 8]));
-        assert_eq!(
-            updates,
-            [
-                Update {
-                    id: 7,
-                    kind: "message"
-                },
-                Update {
-                    id: 8,
-                    kind: "other"
-                }
-            ]
-        );
+        assert_eq!(updates, [Update { id: 7, kind: "message" }, Update { id: 8, kind: "other" }]);
     }
 
     #[test]
@@ -161,16 +140,9 @@ mod tests {
         let set = r#"{"ok":false,"error_code":409,"description":"Conflict: terminated by setWebhook request"}"#;
         assert_eq!(outcome(409, other), Outcome::Conflict);
         assert_eq!(outcome(409, hook), Outcome::WebhookActive);
-        assert_eq!(
-            outcome(409, set),
-            Outcome::Failed,
-            "the next poll will tell what is the matter"
-        );
+        assert_eq!(outcome(409, set), Outcome::Failed, "the next poll will tell what is the matter");
         let flood = r#"{"ok":false,"error_code":429,"description":"Too Many Requests: retry after 7","parameters":{"retry_after":7}}"#;
-        assert_eq!(
-            outcome(429, flood),
-            Outcome::FloodWait(Duration::from_secs(7))
-        );
+        assert_eq!(outcome(429, flood), Outcome::FloodWait(Duration::from_secs(7)));
         assert_eq!(outcome(401, ""), Outcome::Unauthorized);
         assert_eq!(outcome(404, "<html>"), Outcome::Unauthorized);
         assert_eq!(outcome(502, "<html>"), Outcome::Failed);
@@ -178,13 +150,9 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_list_of_updates_is_not_delivered() {
-        for body in [
-            "",
-            "<html>",
-            r#"{"ok":false}"#,
-            r#"{"ok":true,"result":[{"message":{}}]}"#,
-            r#"{"ok":true,"result":"#,
-        ] {
+        for body in
+            ["", "<html>", r#"{"ok":false}"#, r#"{"ok":true,"result":[{"message":{}}]}"#, r#"{"ok":true,"result":"#]
+        {
             assert_eq!(outcome(200, body), Outcome::Failed, "{body}");
         }
     }

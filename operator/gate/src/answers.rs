@@ -12,18 +12,14 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A body that is there in full.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// JSON with a status.
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -34,16 +30,12 @@ pub(crate) fn no_updates() -> Response<Body> {
 
 /// `true`, with a description.
 pub(crate) fn done(description: &str) -> Response<Body> {
-    json(
-        StatusCode::OK,
-        serde_json::json!({"ok": true, "result": true, "description": description}).to_string(),
-    )
+    json(StatusCode::OK, serde_json::json!({"ok": true, "result": true, "description": description}).to_string())
 }
 
 /// An error in Telegram's form.
 pub(crate) fn error(status: StatusCode, description: &str) -> Response<Body> {
-    let body =
-        serde_json::json!({"ok": false, "error_code": status.as_u16(), "description": description});
+    let body = serde_json::json!({"ok": false, "error_code": status.as_u16(), "description": description});
     json(status, body.to_string())
 }
 

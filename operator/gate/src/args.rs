@@ -15,16 +15,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use crate::core::PollArgs;
 
 /// What may not stand in a path as it is. The rest is decoded by the server anyway.
-const PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'`')
-    .add(b'%')
-    .add(b'\\');
+const PATH: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'`').add(b'%').add(b'\\');
 
 /// The path of a Bot API request.
 pub(crate) struct BotPath {
@@ -78,11 +70,7 @@ impl BotPath {
             token: token.to_owned(),
             test: after_test.is_some(),
             rest: utf8_percent_encode(rest, PATH).to_string(),
-            method: if file {
-                String::new()
-            } else {
-                method.to_ascii_lowercase()
-            },
+            method: if file { String::new() } else { method.to_ascii_lowercase() },
         })
     }
 }
@@ -110,10 +98,7 @@ impl Args {
     pub(crate) async fn parse(query: Option<&str>, headers: &HeaderMap, body: Bytes) -> Self {
         let mut args = Self::default();
         args.form(query.unwrap_or_default().as_bytes());
-        let kind = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
+        let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let lower = kind.to_ascii_lowercase();
         if lower.contains("application/json") {
             args.json(&body);
@@ -135,15 +120,12 @@ impl Args {
 
     /// As the server reads a boolean.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.get(name)
-            .is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "1"))
+        self.get(name).is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "1"))
     }
 
     /// The arguments of a `getUpdates`.
     pub(crate) fn poll(&self) -> PollArgs {
-        let list = self
-            .get("allowed_updates")
-            .filter(|text| serde_json::from_str::<Vec<String>>(text).is_ok());
+        let list = self.get("allowed_updates").filter(|text| serde_json::from_str::<Vec<String>>(text).is_ok());
         PollArgs {
             offset: self.integer("offset"),
             limit: self.integer("limit"),
@@ -206,22 +188,11 @@ mod tests {
     }
 
     async fn poll(query: Option<&str>, kind: &str, body: &str) -> PollArgs {
-        Args::parse(
-            query,
-            &headers(kind),
-            Bytes::copy_from_slice(body.as_bytes()),
-        )
-        .await
-        .poll()
+        Args::parse(query, &headers(kind), Bytes::copy_from_slice(body.as_bytes())).await.poll()
     }
 
     fn expected(allowed: Option<&str>) -> PollArgs {
-        PollArgs {
-            offset: Some(7),
-            limit: Some(5),
-            timeout: Some(30),
-            allowed_updates: allowed.map(Arc::from),
-        }
+        PollArgs { offset: Some(7), limit: Some(5), timeout: Some(30), allowed_updates: allowed.map(Arc::from) }
     }
 
     #[test]
@@ -236,11 +207,7 @@ mod tests {
             ("/bot1:a", "", false),
         ] {
             let parsed = BotPath::parse(path).unwrap();
-            assert_eq!(
-                (parsed.token.as_str(), parsed.method.as_str(), parsed.test),
-                ("1:a", method, test),
-                "{path}"
-            );
+            assert_eq!((parsed.token.as_str(), parsed.method.as_str(), parsed.test), ("1:a", method, test), "{path}");
         }
         assert!(BotPath::parse("/getUpdates").is_none());
         assert!(BotPath::parse("/leader").is_none());
@@ -258,47 +225,26 @@ mod tests {
     async fn r01_arguments_come_from_query_form_json_and_multipart() {
         let list = Some(r#"["message"]"#);
         assert_eq!(
-            poll(
-                Some("offset=7&limit=5&timeout=30&allowed_updates=%5B%22message%22%5D"),
-                "text/plain",
-                ""
-            )
-            .await,
+            poll(Some("offset=7&limit=5&timeout=30&allowed_updates=%5B%22message%22%5D"), "text/plain", "").await,
             expected(list)
         );
         let form = "application/x-www-form-urlencoded;charset=UTF-8";
-        assert_eq!(
-            poll(None, form, "offset=7&limit=5&timeout=30").await,
-            expected(None)
-        );
+        assert_eq!(poll(None, form, "offset=7&limit=5&timeout=30").await, expected(None));
         let json = "application/json; charset=utf-8";
         assert_eq!(
-            poll(
-                None,
-                json,
-                r#"{"offset":7,"limit":"5","timeout":30,"allowed_updates":["message"]}"#
-            )
-            .await,
+            poll(None, json, r#"{"offset":7,"limit":"5","timeout":30,"allowed_updates":["message"]}"#).await,
             expected(list)
         );
         let parts = "--x\r\nContent-Disposition: form-data; name=\"offset\"\r\n\r\n7\r\n\
             --x\r\nContent-Disposition: form-data; name=\"limit\"\r\n\r\n5\r\n\
             --x\r\nContent-Disposition: form-data; name=\"timeout\"\r\n\r\n30\r\n--x--\r\n";
-        assert_eq!(
-            poll(None, "multipart/form-data; boundary=x", parts).await,
-            expected(None)
-        );
+        assert_eq!(poll(None, "multipart/form-data; boundary=x", parts).await, expected(None));
     }
 
     #[tokio::test]
     async fn r01_the_first_occurrence_wins_and_the_query_is_first() {
         let form = "application/x-www-form-urlencoded";
-        let args = poll(
-            Some("offset=7&limit=5&limit=6"),
-            form,
-            "timeout=30&offset=9&timeout=1",
-        )
-        .await;
+        let args = poll(Some("offset=7&limit=5&limit=6"), form, "timeout=30&offset=9&timeout=1").await;
         assert_eq!(args, expected(None));
     }
 
@@ -308,22 +254,12 @@ mod tests {
             ("application/json", "null"),
             ("application/json", "{"),
             ("application/json", ""),
-            (
-                "application/json",
-                r#"{"offset":"x","limit":1.5,"allowed_updates":"null"}"#,
-            ),
-            (
-                "application/x-www-form-urlencoded",
-                "offset=&allowed_updates=null",
-            ),
+            ("application/json", r#"{"offset":"x","limit":1.5,"allowed_updates":"null"}"#),
+            ("application/x-www-form-urlencoded", "offset=&allowed_updates=null"),
             ("multipart/form-data; boundary=x", "--x--\r\n"),
             ("multipart/form-data", ""),
         ] {
-            assert_eq!(
-                poll(None, kind, body).await,
-                PollArgs::default(),
-                "{kind} {body}"
-            );
+            assert_eq!(poll(None, kind, body).await, PollArgs::default(), "{kind} {body}");
         }
     }
 
@@ -332,13 +268,9 @@ mod tests {
         let args = Args::parse(Some("method=GetUpdates"), &HeaderMap::new(), Bytes::new()).await;
         assert_eq!(args.get("method"), Some("GetUpdates"));
         assert!(
-            Args::parse(
-                Some("drop_pending_updates=True"),
-                &HeaderMap::new(),
-                Bytes::new()
-            )
-            .await
-            .flag("drop_pending_updates")
+            Args::parse(Some("drop_pending_updates=True"), &HeaderMap::new(), Bytes::new())
+                .await
+                .flag("drop_pending_updates")
         );
     }
 }

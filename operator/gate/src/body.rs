@@ -73,10 +73,7 @@ impl Activity {
 
 impl Upload {
     pub(crate) fn new(body: Incoming, activity: Activity) -> Self {
-        Self {
-            body: Arc::new(Mutex::new(body)),
-            activity,
-        }
+        Self { body: Arc::new(Mutex::new(body)), activity }
     }
 
     /// Reads what is left, so that the bot, which may read its answer only after it has sent everything, gets it.
@@ -98,27 +95,18 @@ impl http_body::Body for Upload {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.activity.bump();
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         Pin::new(&mut *body).poll_frame(cx).map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_end_stream()
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .size_hint()
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
     }
 }
 
@@ -129,11 +117,7 @@ impl<T: Finished> Download<T> {
         if body.is_end_stream() {
             guard.finished();
         }
-        Self {
-            body,
-            guard,
-            idle: Box::pin(tokio::time::sleep(IDLE)),
-        }
+        Self { body, guard, idle: Box::pin(tokio::time::sleep(IDLE)) }
     }
 }
 
@@ -141,10 +125,7 @@ impl<T: Finished + Unpin> http_body::Body for Download<T> {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 // With a known length the body is not asked again after its last byte.
@@ -155,9 +136,7 @@ impl<T: Finished + Unpin> http_body::Body for Download<T> {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Poll::Pending => match self.idle.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(
-                    "nothing came from upstream for ten minutes".into(),
-                ))),
+                Poll::Ready(()) => Poll::Ready(Some(Err("nothing came from upstream for ten minutes".into()))),
                 Poll::Pending => Poll::Pending,
             },
         }

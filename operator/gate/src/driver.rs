@@ -166,11 +166,7 @@ impl Driver {
     fn act(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::Answer(request, reply) => return self.answer(request, reply),
-            Action::Poll {
-                id,
-                query,
-                patience,
-            } => self.poll(id, &query, patience),
+            Action::Poll { id, query, patience } => self.poll(id, &query, patience),
             Action::Cancel(id) => {
                 debug!(poll = id.0, "poll cancelled");
                 self.link.reset();
@@ -203,37 +199,17 @@ impl Driver {
             Reply::Empty => Held::Empty,
             Reply::Updates => Held::Updates(self.body.clone()),
         };
-        let sent = self
-            .held
-            .remove(&request)
-            .is_some_and(|answer| answer.send(held).is_ok());
+        let sent = self.held.remove(&request).is_some_and(|answer| answer.send(held).is_ok());
         (!sent && reply == Reply::Updates).then_some(Input::Undelivered(request))
     }
 
     fn poll(&mut self, id: PollId, query: &PollQuery, patience: Duration) {
-        let test = if self.shared.test_dc.load(Ordering::Relaxed) {
-            "/test"
-        } else {
-            ""
-        };
+        let test = if self.shared.test_dc.load(Ordering::Relaxed) { "/test" } else { "" };
         let token = self.shared.tokens.current();
-        let path = self
-            .shared
-            .origin
-            .path(false, &token, &format!("{test}/getUpdates"), None);
-        debug!(
-            poll = id.0,
-            offset = query.offset,
-            limit = query.limit,
-            seconds = query.timeout_seconds,
-            "poll"
-        );
+        let path = self.shared.origin.path(false, &token, &format!("{test}/getUpdates"), None);
+        debug!(poll = id.0, offset = query.offset, limit = query.limit, seconds = query.timeout_seconds, "poll");
         self.polling = Some((id, BootInstant::now()));
-        self.link.send(Job {
-            path,
-            form: form(query),
-            patience,
-        });
+        self.link.send(Job { path, form: form(query), patience });
     }
 
     fn link_event(&mut self, event: LinkEvent) {
@@ -263,9 +239,7 @@ impl Driver {
 
     fn end_poll(&mut self, code: &str) {
         if let Some((_, started)) = self.polling.take() {
-            self.shared
-                .metrics
-                .polled(code, BootInstant::now() - started);
+            self.shared.metrics.polled(code, BootInstant::now() - started);
         }
     }
 
@@ -276,9 +250,7 @@ impl Driver {
                 info!("a late request of the predecessor took the polling slot; taken back");
             }
             Event::ForeignPoller => {
-                warn!(
-                    "somebody else polls with this token: an ungated replica, another server, a leaked token?"
-                );
+                warn!("somebody else polls with this token: an ungated replica, another server, a leaked token?");
             }
             Event::TokenRejected => {
                 warn!("Telegram refuses the token; the bot is held until it is accepted")

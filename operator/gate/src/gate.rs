@@ -17,9 +17,7 @@ use crate::driver::{Driver, Message, Shared};
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::upstream::{Origin, Tokens};
-use crate::{
-    DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, server,
-};
+use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, server};
 
 /// Where the Bot API is.
 #[derive(Clone, Debug)]
@@ -101,11 +99,7 @@ impl Gate {
             serving.await;
             done.cancel();
         });
-        Ok(Self {
-            shared,
-            events,
-            stopped,
-        })
+        Ok(Self { shared, events, stopped })
     }
 
     /// The bot's user id, from the token.
@@ -183,8 +177,6 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
-            .field("bot_id", &self.bot_id())
-            .finish_non_exhaustive()
+        f.debug_struct("Gate").field("bot_id", &self.bot_id()).finish_non_exhaustive()
     }
 }

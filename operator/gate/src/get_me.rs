@@ -22,6 +22,7 @@ use crate::{BotIdentity, Token, TokenError};
 const LARGEST: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+const WHILE_REFUSED: Duration = Duration::from_secs(60);
 
 /// The last good answer.
 #[derive(Default)]
@@ -52,10 +53,7 @@ impl Memory {
     }
 
     fn recall(&self) -> Option<Bytes> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -82,10 +80,9 @@ pub(crate) async fn serve(shared: &Shared, test: bool) -> Response<Body> {
     match (shared.get_me.recall(), refused) {
         (Some(body), _) => answers::json(StatusCode::OK, body),
         (None, Some(answer)) if is_json(&answer.body) => answers::json(answer.status, answer.body),
-        (None, Some(answer)) => answers::error(
-            answer.status,
-            answer.status.canonical_reason().unwrap_or("Bad Gateway"),
-        ),
+        (None, Some(answer)) => {
+            answers::error(answer.status, answer.status.canonical_reason().unwrap_or("Bad Gateway"))
+        }
         (None, None) => answers::bad_gateway(),
     }
 }
@@ -102,30 +99,16 @@ fn is_json(body: &Bytes) -> bool {
 /// Asks Telegram once, and tells the driver what it said.
 async fn ask(shared: &Shared, test: bool) -> Option<Answered> {
     let test = if test { "/test" } else { "" };
-    let path = shared.origin.path(
-        false,
-        &shared.tokens.current(),
-        &format!("{test}/getMe"),
-        None,
-    );
-    let request = Request::get(shared.origin.uri(path)?)
-        .body(answers::full(Bytes::new()))
-        .ok()?;
+    let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/getMe"), None);
+    let request = Request::get(shared.origin.uri(path)?).body(answers::full(Bytes::new())).ok()?;
     let response = shared.client.request(request).await.ok()?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LARGEST)
-        .collect()
-        .await
-        .ok()?
-        .to_bytes();
+    let body = Limited::new(response.into_body(), LARGEST).collect().await.ok()?.to_bytes();
     match status {
         StatusCode::OK => {
             let me = serde_json::from_slice::<Me>(&body).ok()?;
             shared.get_me.keep(&body);
-            let identity = BotIdentity {
-                id: me.result.id,
-                username: me.result.username,
-            };
+            let identity = BotIdentity { id: me.result.id, username: me.result.username };
             let _ = shared.messages.send(Message::Identity(identity));
         }
         StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => shared.input(Input::TokenSeen(false)),
@@ -134,56 +117,47 @@ async fn ask(shared: &Shared, test: bool) -> Option<Answered> {
     Some(Answered { status, body })
 }
 
-/// Learns who the bot is, now and after each exchange of the token.
+/// Learns who the bot is: now, after each exchange of the token, and once a minute while the token is refused.
 pub(crate) async fn identify(shared: Arc<Shared>) {
-    let mut last_error = None;
+    let mut problem = None;
     loop {
         let mut pause = Duration::from_secs(1);
-        while !ask(&shared, false)
-            .await
-            .is_some_and(|answer| final_answer(answer.status))
-        {
-            tokio::time::sleep(pause).await;
+        let answered = loop {
+            match ask(&shared, false).await.filter(|answer| final_answer(answer.status)) {
+                Some(answer) => break answer.status,
+                None => tokio::time::sleep(pause).await,
+            }
             pause = (pause * 2).min(LAST_PAUSE);
-        }
-        exchanged(&shared, &mut last_error).await;
+        };
+        let again = (answered != StatusCode::OK).then(|| Instant::now() + WHILE_REFUSED);
+        while !exchanged(&shared, &mut problem).await && again.is_none_or(|again| Instant::now() < again) {}
     }
 }
 
-/// Waits until the file holds another token of this bot, and uses that from now on.
-async fn exchanged(shared: &Shared, last_error: &mut Option<String>) {
-    loop {
-        let pause = shared.settings.borrow().token_check;
-        tokio::time::sleep(pause).await;
-        let problem = match read(shared).await {
-            Ok(token) if token == shared.tokens.current() => None,
-            Ok(token) if token.bot_id() == shared.tokens.current().bot_id() => {
-                info!("the token file holds another token of this bot; using it");
-                shared.tokens.exchange(token);
-                shared.input(Input::TokenChanged);
-                return;
-            }
-            Ok(_) => Some(
-                "the token file now holds the token of another bot; going on with the old one"
-                    .to_owned(),
-            ),
-            Err(error) => Some(format!(
-                "{error}; going on with the token that was read before"
-            )),
-        };
-        if let Some(problem) = problem
-            .as_ref()
-            .filter(|problem| last_error.as_ref() != Some(*problem))
-        {
-            warn!("{problem}");
+/// Looks at the token file once; another token of this bot is used from now on.
+async fn exchanged(shared: &Shared, known_problem: &mut Option<String>) -> bool {
+    let pause = shared.settings.borrow().token_check;
+    tokio::time::sleep(pause).await;
+    let current = shared.tokens.current();
+    let problem = match read(shared).await {
+        Ok(token) if token == current => None,
+        Ok(token) if token.bot_id() == current.bot_id() => {
+            info!("the token file holds another token of this bot; using it");
+            shared.tokens.exchange(token);
+            shared.input(Input::TokenChanged);
+            return true;
         }
-        *last_error = problem;
+        Ok(_) => Some("the token file now holds the token of another bot; going on with the old one".to_owned()),
+        Err(error) => Some(format!("{error}; going on with the token that was read before")),
+    };
+    if let Some(problem) = problem.as_ref().filter(|problem| known_problem.as_ref() != Some(*problem)) {
+        warn!("{problem}");
     }
+    *known_problem = problem;
+    false
 }
 
 async fn read(shared: &Shared) -> Result<Token, TokenError> {
     let path = shared.token_file.clone();
-    tokio::task::spawn_blocking(move || Token::read(&path))
-        .await
-        .unwrap_or(Err(TokenError::Malformed))
+    tokio::task::spawn_blocking(move || Token::read(&path)).await.unwrap_or(Err(TokenError::Malformed))
 }

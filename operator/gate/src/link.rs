@@ -73,8 +73,7 @@ pub(crate) enum LinkError {
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
-type Exchanging =
-    Pin<Box<dyn Future<Output = (Result<Answer, LinkError>, Option<Connection>)> + Send>>;
+type Exchanging = Pin<Box<dyn Future<Output = (Result<Answer, LinkError>, Option<Connection>)> + Send>>;
 
 enum State {
     Closed,
@@ -109,17 +108,8 @@ struct Connection {
 
 impl Link {
     pub(crate) fn new(origin: Origin, fence: Fence) -> Self {
-        let pass = Arc::new(Pass {
-            fence,
-            armed: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-        });
-        Self {
-            origin,
-            pass,
-            state: State::Closed,
-            reported: false,
-        }
+        let pass = Arc::new(Pass { fence, armed: AtomicBool::new(false), written: AtomicU64::new(0) });
+        Self { origin, pass, state: State::Closed, reported: false }
     }
 
     /// Connects, if there is no connection.
@@ -160,8 +150,7 @@ impl Link {
             match &mut self.state {
                 State::Closed => return Poll::Pending,
                 State::Warming(connecting) => {
-                    self.state =
-                        ready!(connecting.as_mut().poll(cx)).map_or(State::Closed, State::Idle);
+                    self.state = ready!(connecting.as_mut().poll(cx)).map_or(State::Closed, State::Idle);
                 }
                 State::Idle(connection) => {
                     // Whatever an idle connection does is its end.
@@ -173,8 +162,7 @@ impl Link {
                     if let Some(at) = self.newly_written() {
                         if let Poll::Ready((result, connection)) = polled {
                             // Both at once: the end is told at the next call.
-                            self.state =
-                                State::Busy(Box::pin(std::future::ready((result, connection))));
+                            self.state = State::Busy(Box::pin(std::future::ready((result, connection))));
                         }
                         return Poll::Ready(LinkEvent::Written(at));
                     }
@@ -237,29 +225,18 @@ async fn exchange(
 fn request(origin: &Origin, job: Job) -> http::Result<Request<Full<Bytes>>> {
     Request::post(job.path)
         .header(HOST, origin.authority.as_str())
-        .header(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        )
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
         .body(Full::new(job.form.into()))
 }
 
 // === impl Connection ===
 
 impl Connection {
-    async fn ask(
-        &mut self,
-        request: Request<Full<Bytes>>,
-        reused: bool,
-    ) -> Result<Answer, LinkError> {
+    async fn ask(&mut self, request: Request<Full<Bytes>>, reused: bool) -> Result<Answer, LinkError> {
         let sender = &mut self.sender;
         let asking = async move {
             let broken = |error: hyper::Error| {
-                if reused {
-                    LinkError::Stale
-                } else {
-                    LinkError::Broken(error.into())
-                }
+                if reused { LinkError::Stale } else { LinkError::Broken(error.into()) }
             };
             sender.ready().await.map_err(broken)?;
             let response = sender.send_request(request).await.map_err(broken)?;
@@ -284,22 +261,15 @@ impl Connection {
 async fn connect(origin: Origin, pass: Arc<Pass>) -> io::Result<Connection> {
     let connecting = async {
         let tcp = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
-        let tcp = Socket {
-            tcp: guarded(tcp)?,
-            pass,
-        };
+        let tcp = Socket { tcp: guarded(tcp)?, pass };
         if !origin.tls {
             return http(tcp).await;
         }
         let name = ServerName::try_from(origin.host.clone()).map_err(io::Error::other)?;
-        let tls = tokio_rustls::TlsConnector::from(origin.tls_config.clone())
-            .connect(name, tcp)
-            .await?;
+        let tls = tokio_rustls::TlsConnector::from(origin.tls_config.clone()).connect(name, tcp).await?;
         http(tls).await
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn guarded(tcp: TcpStream) -> io::Result<TcpStream> {
@@ -309,22 +279,13 @@ fn guarded(tcp: TcpStream) -> io::Result<TcpStream> {
     sockopt::set_tcp_keepidle(&tcp, Duration::from_secs(5))?;
     sockopt::set_tcp_keepintvl(&tcp, Duration::from_secs(2))?;
     sockopt::set_tcp_keepcnt(&tcp, 3)?;
-    sockopt::set_tcp_user_timeout(
-        &tcp,
-        u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
-    )?;
+    sockopt::set_tcp_user_timeout(&tcp, u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
     Ok(tcp)
 }
 
 async fn http<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T) -> io::Result<Connection> {
-    let (sender, driver) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(io::Error::other)?;
-    Ok(Connection {
-        sender,
-        driver: Box::pin(driver),
-        used: false,
-    })
+    let (sender, driver) = http1::handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
+    Ok(Connection { sender, driver: Box::pin(driver), used: false })
 }
 
 /// A socket that writes nothing of a request after the fence, and notes when it wrote the first byte.
@@ -338,10 +299,7 @@ struct Socket {
 impl Socket {
     fn allow(&self) -> io::Result<()> {
         if self.pass.armed.load(Ordering::SeqCst) && !self.pass.fence.holds() {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the fence of the lease has passed",
-            ));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the fence of the lease has passed"));
         }
         Ok(())
     }
@@ -349,30 +307,19 @@ impl Socket {
     fn note(&self, written: &Poll<io::Result<usize>>) {
         if self.pass.armed.load(Ordering::SeqCst) && matches!(written, Poll::Ready(Ok(1..))) {
             let now = fence::nanos(BootInstant::now());
-            let _ = self
-                .pass
-                .written
-                .compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+            let _ = self.pass.written.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
         }
     }
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.allow()?;
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.note(&written);

@@ -53,20 +53,11 @@ pub(crate) struct Inner {
 }
 
 /// The methods that are counted by name. A few: each has a histogram.
-const METHODS: [&str; 5] = [
-    "sendMessage",
-    "editMessageText",
-    "answerCallbackQuery",
-    "getMe",
-    "file",
-];
+const METHODS: [&str; 5] = ["sendMessage", "editMessageText", "answerCallbackQuery", "getMe", "file"];
 
 /// The label of a method, from its lower-case name.
 pub(crate) fn label(lower_case: &str) -> &'static str {
-    METHODS
-        .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(lower_case))
-        .unwrap_or("other")
+    METHODS.into_iter().find(|known| known.eq_ignore_ascii_case(lower_case)).unwrap_or("other")
 }
 
 fn call_buckets() -> Histogram {
@@ -99,88 +90,46 @@ impl Metrics {
 
     /// A poll is over, answered with a status code, `none`, or `cancelled`.
     pub(crate) fn polled(&self, code: &str, took: Duration) {
-        self.polls
-            .get_or_create(&Code {
-                code: code.to_owned(),
-            })
-            .inc();
+        self.polls.get_or_create(&Code { code: code.to_owned() }).inc();
         self.poll_duration.observe(took.as_secs_f64());
         if code == "200" {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.last_poll.set(now.as_secs_f64());
         }
     }
 
     pub(crate) fn received(&self, updates: &[Update]) {
         for update in updates {
-            self.updates
-                .get_or_create(&Kind {
-                    r#type: update.kind,
-                })
-                .inc();
+            self.updates.get_or_create(&Kind { r#type: update.kind }).inc();
         }
     }
 
     pub(crate) fn unconfirmed(&self, count: usize) {
-        self.unconfirmed
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.unconfirmed.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A call of the bot was answered; `method` is what [`label`] gave.
     pub(crate) fn called(&self, method: &'static str, code: u16, took: Duration) {
-        self.calls
-            .get_or_create(&Call {
-                method,
-                code: code.to_string(),
-            })
-            .inc();
-        self.call_duration
-            .get_or_create(&Called { method })
-            .observe(took.as_secs_f64());
+        self.calls.get_or_create(&Call { method, code: code.to_string() }).inc();
+        self.call_duration.get_or_create(&Called { method }).observe(took.as_secs_f64());
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
         let polls = "getUpdates requests to Telegram, by status code (none: no answer; cancelled: by this agent)";
         registry.register("pollux_agent_poll_requests", polls, self.polls.clone());
         let took = "Duration of a getUpdates request to Telegram";
-        registry.register(
-            "pollux_agent_poll_duration_seconds",
-            took,
-            self.poll_duration.clone(),
-        );
+        registry.register("pollux_agent_poll_duration_seconds", took, self.poll_duration.clone());
         let last = "When Telegram last answered a getUpdates request with 200";
-        registry.register(
-            "pollux_agent_last_successful_poll_timestamp_seconds",
-            last,
-            self.last_poll.clone(),
-        );
+        registry.register("pollux_agent_last_successful_poll_timestamp_seconds", last, self.last_poll.clone());
         let updates = "Updates received from Telegram, by type";
-        registry.register(
-            "pollux_agent_updates_received",
-            updates,
-            self.updates.clone(),
-        );
+        registry.register("pollux_agent_updates_received", updates, self.updates.clone());
         let unconfirmed = "Updates that the bot was given and has not acknowledged";
-        registry.register(
-            "pollux_agent_updates_unconfirmed",
-            unconfirmed,
-            self.unconfirmed.clone(),
-        );
+        registry.register("pollux_agent_updates_unconfirmed", unconfirmed, self.unconfirmed.clone());
         let calls = "Bot API calls of the bot, by method and status code";
         registry.register("pollux_agent_api_requests", calls, self.calls.clone());
         let took = "Time from a Bot API call of the bot to the end of its answer";
-        registry.register(
-            "pollux_agent_api_request_duration_seconds",
-            took,
-            self.call_duration.clone(),
-        );
+        registry.register("pollux_agent_api_request_duration_seconds", took, self.call_duration.clone());
         let late = "Requests of a paused predecessor that took the polling slot after this process had taken over";
-        registry.register(
-            "pollux_agent_late_requests",
-            late,
-            self.late_requests.clone(),
-        );
+        registry.register("pollux_agent_late_requests", late, self.late_requests.clone());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use pollux_clock::BootInstant;
@@ -49,14 +49,7 @@ impl Call {
         shared.input(Input::CallStarted);
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
         let method = metrics::label(if path.file { "file" } else { &path.method });
-        Self {
-            shared: shared.clone(),
-            method,
-            counts,
-            started: BootInstant::now(),
-            status: 0,
-            finished: false,
-        }
+        Self { shared: shared.clone(), method, counts, started: BootInstant::now(), status: 0, finished: false }
     }
 
     /// An answer that the gate has in full.
@@ -72,12 +65,8 @@ impl Finished for Call {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        self.shared
-            .metrics
-            .called(self.method, self.status, BootInstant::now() - self.started);
-        self.shared.input(Input::CallEnded {
-            counts: self.counts,
-        });
+        self.shared.metrics.called(self.method, self.status, BootInstant::now() - self.started);
+        self.shared.input(Input::CallEnded { counts: self.counts });
     }
 }
 
@@ -102,78 +91,51 @@ impl<C: Finished> Finished for Guard<C> {
     }
 }
 
-/// Passes a call through. `body` replaces the request's body where the gate had to read it.
+/// A request's body on its way out.
+pub(crate) enum Outgoing {
+    /// It streams.
+    Stream(Incoming),
+    /// The gate has read it, to look for a method in it.
+    Read(Bytes),
+}
+
+/// Passes a call through. `connection` hears of the end of the answer.
 pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
     shared: &Arc<Shared>,
     path: &BotPath,
-    request: Request<Incoming>,
+    parts: &http::request::Parts,
+    body: Outgoing,
     connection: C,
 ) -> Response<Body> {
+    let mut guard = Guard { call: Call::start(shared, path), connection };
     let activity = Activity::new();
-    let (parts, body) = request.into_parts();
-    let upload = Upload::new(body, activity.clone());
-    let outgoing = outgoing(shared, path, &parts, upload.clone().boxed_unsync());
-    let mut guard = Guard {
-        call: Call::start(shared, path),
-        connection,
+    let (body, rest) = match body {
+        Outgoing::Stream(body) => {
+            let upload = Upload::new(body, activity.clone());
+            (upload.clone().boxed_unsync(), Some(upload))
+        }
+        Outgoing::Read(bytes) => (answers::full(bytes), None),
     };
-    let answer = match outgoing {
-        Some(outgoing) => {
+    let answer = match outgoing(shared, path, parts, body) {
+        Some(request) => {
             tokio::select! {
-                answer = shared.client.request(outgoing) => answer.map_err(|error| kind(&error)),
+                answer = shared.client.request(request) => answer.map_err(|error| kind(&error)),
                 () = activity.over() => Err("no answer for ten minutes"),
             }
         }
-        None => Err("the request cannot be a URL"),
+        None => Err("the path cannot be passed on"),
     };
     match answer {
         Ok(response) => {
             guard.call.status = response.status().as_u16();
-            forward(path, response, guard).await
+            forward(path, response, guard)
         }
         Err(reason) => {
-            // Its text could hold the URL, and the URL holds the token.
-            warn!(
-                path = "/bot***",
-                method = guard.call.method,
-                reason,
-                "upstream failed; answered 502"
-            );
-            upload.finish().await;
-            guard.connection.finished();
-            guard.call.answered(answers::bad_gateway())
-        }
-    }
-}
-
-/// The same for a request whose body was read to look for its method.
-pub(crate) async fn pass_read<C: Finished + Send + Unpin + 'static>(
-    shared: &Arc<Shared>,
-    path: &BotPath,
-    parts: &http::request::Parts,
-    body: Bytes,
-    connection: C,
-) -> Response<Body> {
-    let mut guard = Guard {
-        call: Call::start(shared, path),
-        connection,
-    };
-    let Some(outgoing) = outgoing(shared, path, parts, answers::full(body)) else {
-        guard.connection.finished();
-        return guard.call.answered(answers::bad_gateway());
-    };
-    match shared.client.request(outgoing).await {
-        Ok(response) => {
-            guard.call.status = response.status().as_u16();
-            forward(path, response, guard).await
-        }
-        Err(error) => {
-            warn!(
-                path = "/bot***",
-                method = guard.call.method,
-                reason = kind(&error),
-                "upstream failed; answered 502"
-            );
+            // The error's own text could hold the URL, and the URL holds the token.
+            warn!(path = "/bot***", method = guard.call.method, reason, "upstream failed; answered 502");
+            if let Some(upload) = rest {
+                upload.finish().await;
+            }
             guard.connection.finished();
             guard.call.answered(answers::bad_gateway())
         }
@@ -181,23 +143,12 @@ pub(crate) async fn pass_read<C: Finished + Send + Unpin + 'static>(
 }
 
 fn kind(error: &hyper_util::client::legacy::Error) -> &'static str {
-    if error.is_connect() {
-        "cannot connect"
-    } else {
-        "the connection broke"
-    }
+    if error.is_connect() { "cannot connect" } else { "the connection broke" }
 }
 
-fn outgoing(
-    shared: &Shared,
-    path: &BotPath,
-    parts: &http::request::Parts,
-    body: Body,
-) -> Option<Request<Body>> {
+fn outgoing(shared: &Shared, path: &BotPath, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
     let token = shared.tokens.current();
-    let url = shared
-        .origin
-        .path(path.file, &token, &path.rest, parts.uri.query());
+    let url = shared.origin.path(path.file, &token, &path.rest, parts.uri.query());
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = shared.origin.uri(url)?;
@@ -208,11 +159,7 @@ fn outgoing(
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     // What `Connection` names concerns the connection too.
-    let named: Vec<_> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
+    let named: Vec<_> = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).collect();
     for name in named.iter().flat_map(|list| list.split(',')) {
         kept.remove(name.trim());
     }
@@ -225,16 +172,13 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Gives the bot the answer as it is, but an error page in place of JSON (R23: it makes one library deaf for ever).
-async fn forward<C: Finished + Send + Unpin + 'static>(
+fn forward<C: Finished + Send + Unpin + 'static>(
     path: &BotPath,
     response: Response<Incoming>,
     mut guard: Guard<C>,
 ) -> Response<Body> {
     let (parts, body) = response.into_parts();
-    let json = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let json = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let json = json.is_some_and(|kind| kind.contains("json"));
     if !path.file && parts.status.as_u16() >= 400 && !json {
         guard.connection.finished();
@@ -250,28 +194,17 @@ fn rewritten(parts: &http::response::Parts) -> Response<Body> {
     let reason = parts.status.canonical_reason().unwrap_or("Bad Gateway");
     let mut answer = answers::error(parts.status, reason);
     if let Some(retry) = parts.headers.get(header::RETRY_AFTER) {
-        answer
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::clone(retry));
+        answer.headers_mut().insert(header::RETRY_AFTER, retry.clone());
     }
     answer
 }
 
 /// Deletes the webhook for the bot, without dropping updates, a few times until it works (R18).
 pub(crate) async fn delete_webhook(shared: Arc<Shared>) {
-    let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) {
-        "/test"
-    } else {
-        ""
-    };
+    let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) { "/test" } else { "" };
     let mut pause = Duration::from_millis(500);
     for _ in 0..5 {
-        let path = shared.origin.path(
-            false,
-            &shared.tokens.current(),
-            &format!("{test}/deleteWebhook"),
-            None,
-        );
+        let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/deleteWebhook"), None);
         let Some(uri) = shared.origin.uri(path) else {
             break;
         };

@@ -24,6 +24,7 @@ use crate::body::Finished;
 use crate::core::{Closed, ConnectionId, Input, RequestId};
 use crate::driver::{Held, Message, Shared};
 use crate::fence;
+use crate::proxy::Outgoing;
 use crate::{get_me, proxy};
 
 /// More than the arguments of any method that the gate reads; the server's own limit is 1 MiB for all arguments.
@@ -101,9 +102,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         async move { Ok::<_, Infallible>(route(connection, request).await) }
     });
     // No time-out of its own: the gate is never the side that closes an idle connection (R3).
-    let serving = http1::Builder::new()
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service);
+    let serving = http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -133,14 +132,13 @@ impl Connection {
             return;
         }
         let idle = BootInstant::now() - fence::instant(self.last_answer.load(Ordering::Relaxed));
-        let how =
-            if self.interrupted.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0 {
-                Closed::Interrupted
-            } else if idle > KEPT {
-                Closed::Kept
-            } else {
-                Closed::AfterAnswer
-            };
+        let how = if self.interrupted.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0 {
+            Closed::Interrupted
+        } else if idle > KEPT {
+            Closed::Kept
+        } else {
+            Closed::AfterAnswer
+        };
         self.shared.input(Input::Disconnected(self.id, how));
     }
 }
@@ -150,19 +148,14 @@ impl Connection {
 impl Open {
     fn new(connection: &Arc<Connection>) -> Self {
         connection.open.fetch_add(1, Ordering::Relaxed);
-        Self {
-            connection: connection.clone(),
-            finished: false,
-        }
+        Self { connection: connection.clone(), finished: false }
     }
 }
 
 impl Finished for Open {
     fn finished(&mut self) {
         if !std::mem::replace(&mut self.finished, true) {
-            self.connection
-                .last_answer
-                .store(fence::nanos(BootInstant::now()), Ordering::Relaxed);
+            self.connection.last_answer.store(fence::nanos(BootInstant::now()), Ordering::Relaxed);
             self.connection.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -197,10 +190,10 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     }
     connection.introduce();
     let mut open = Open::new(&connection);
-    if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
-        return proxy::pass(&shared, &path, request, open).await;
-    }
     let (parts, body) = request.into_parts();
+    if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
+        return proxy::pass(&shared, &path, &parts, Outgoing::Stream(body), open).await;
+    }
     let Ok(body) = Limited::new(body, LARGEST_ARGUMENTS).collect().await else {
         open.finished();
         return answers::error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
@@ -212,7 +205,7 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     }
     let method = Method::of(&path.method);
     if method == Method::Other {
-        return proxy::pass_read(&shared, &path, &parts, body, open).await;
+        return proxy::pass(&shared, &path, &parts, Outgoing::Read(body), open).await;
     }
     let response = own_method(&shared, method, &path, &args).await;
     open.finished();
@@ -220,12 +213,7 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
 }
 
 /// The methods that the gate answers itself.
-async fn own_method(
-    shared: &Arc<Shared>,
-    method: Method,
-    path: &BotPath,
-    args: &Args,
-) -> Response<Body> {
+async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath, args: &Args) -> Response<Body> {
     match method {
         Method::GetUpdates => get_updates(shared, path, args).await,
         Method::GetMe => {
@@ -234,10 +222,7 @@ async fn own_method(
         }
         Method::SetWebhook if args.get("url").is_some_and(|url| !url.is_empty()) => {
             suppressed(shared, "setWebhook");
-            answers::error(
-                StatusCode::BAD_REQUEST,
-                "Bad Request: webhook is managed by the gate",
-            )
+            answers::error(StatusCode::BAD_REQUEST, "Bad Request: webhook is managed by the gate")
         }
         Method::SetWebhook | Method::DeleteWebhook => {
             if args.flag("drop_pending_updates") {
@@ -249,10 +234,7 @@ async fn own_method(
         Method::Close => answers::json(StatusCode::OK, r#"{"ok":true,"result":true}"#),
         Method::LogOut => {
             suppressed(shared, "logOut");
-            answers::error(
-                StatusCode::BAD_REQUEST,
-                "Bad Request: logOut is refused by the gate",
-            )
+            answers::error(StatusCode::BAD_REQUEST, "Bad Request: logOut is refused by the gate")
         }
         Method::Other => answers::error(StatusCode::NOT_FOUND, "Not Found: method not found"),
     }
@@ -267,11 +249,7 @@ async fn get_updates(shared: &Arc<Shared>, path: &BotPath, args: &Args) -> Respo
     shared.test_dc.store(path.test, Ordering::Relaxed);
     let id = RequestId(next_id());
     let (answer, held) = oneshot::channel();
-    let mut waiting = Waiting {
-        shared: shared.clone(),
-        id,
-        answered: false,
-    };
+    let mut waiting = Waiting { shared: shared.clone(), id, answered: false };
     let _ = shared.messages.send(Message::Poll(id, args.poll(), answer));
     let held = held.await;
     waiting.answered = true;
@@ -291,16 +269,8 @@ fn own(shared: &Shared, path: &str) -> Response<Body> {
     match path {
         "/healthz" => answers::json(StatusCode::OK, Bytes::from_static(br#"{"ok":true}"#)),
         "/leader" => {
-            let epoch = shared
-                .status
-                .borrow()
-                .leading
-                .filter(|_| shared.fence.holds());
-            let status = if epoch.is_some() {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
+            let epoch = shared.status.borrow().leading.filter(|_| shared.fence.holds());
+            let status = if epoch.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             let left = epoch.map_or(0.0, |_| shared.fence.left().as_secs_f64());
             let body = serde_json::json!({"leader": epoch.is_some(), "epoch": epoch, "remainingSeconds": left});
             answers::json(status, body.to_string())

@@ -99,7 +99,7 @@ pub enum Event {
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainOutcome {
-    /// There was nothing to do: this gate did not lead, or its bot never polled (R34).
+    /// There was nothing to do: this gate did not lead, or its bot was never given anything (R34).
     Nothing,
     /// The bot has acknowledged and finished everything it was given.
     Complete,

@@ -46,18 +46,13 @@ impl Token {
         {
             return Err(TokenError::Malformed);
         }
-        Ok(Self {
-            text: text.to_owned(),
-            bot_id,
-        })
+        Ok(Self { text: text.to_owned(), bot_id })
     }
 
     /// Reads a token from a file.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TokenError::Unreadable {
-            path: path.display().to_string(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TokenError::Unreadable { path: path.display().to_string(), source })?;
         Self::parse(&text)
     }
 
@@ -92,14 +87,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_token_is_refused_without_quoting_it() {
-        for text in [
-            "", "nothing", "0:abc", "-1:abc", "+1:abc", "1:", "1:a/b", "1:a b", "x1:abc", "1:%2f",
-        ] {
+        for text in ["", "nothing", "0:abc", "-1:abc", "+1:abc", "1:", "1:a/b", "1:a b", "x1:abc", "1:%2f"] {
             let error = Token::parse(text).unwrap_err().to_string();
-            assert!(
-                text.len() < 3 || !error.contains(text),
-                "{text:?} is in the message {error}"
-            );
+            assert!(text.len() < 3 || !error.contains(text), "{text:?} is in the message {error}");
         }
     }
 

@@ -37,55 +37,28 @@ pub(crate) struct Origin {
 impl Origin {
     pub(crate) fn new(upstream: &Upstream) -> Result<Self, StartError> {
         let url = &upstream.url;
-        let refuse = |reason| StartError::Url {
-            url: url.to_string(),
-            reason,
-        };
+        let refuse = |reason| StartError::Url { url: url.to_string(), reason };
         let tls = match url.scheme() {
             "https" => true,
             "http" => false,
             _ => return Err(refuse("it must begin with https:// or http://")),
         };
-        if !url.username().is_empty()
-            || url.password().is_some()
-            || url.query().is_some()
-            || url.fragment().is_some()
-        {
-            return Err(refuse(
-                "it must hold a host and nothing secret: no user, query or fragment",
-            ));
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("it must hold a host and nothing secret: no user, query or fragment"));
         }
-        let host = url
-            .host_str()
-            .ok_or_else(|| refuse("it has no host"))?
-            .to_owned();
-        let port = url
-            .port_or_known_default()
-            .ok_or_else(|| refuse("it has no port"))?;
+        let host = url.host_str().ok_or_else(|| refuse("it has no host"))?.to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| refuse("it has no port"))?;
         let authority = match url.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.clone(),
         };
         let prefix = url.path().trim_end_matches('/').to_owned();
         let tls_config = Arc::new(tls_config(upstream.ca_pem.as_deref())?);
-        Ok(Self {
-            tls,
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port,
-            authority,
-            prefix,
-            tls_config,
-        })
+        Ok(Self { tls, host: host.trim_matches(['[', ']']).to_owned(), port, authority, prefix, tls_config })
     }
 
     /// `/bot<token><rest>`: the only place where the token enters a URL.
-    pub(crate) fn path(
-        &self,
-        file: bool,
-        token: &Token,
-        rest: &str,
-        query: Option<&str>,
-    ) -> String {
+    pub(crate) fn path(&self, file: bool, token: &Token, rest: &str, query: Option<&str>) -> String {
         let file = if file { "/file" } else { "" };
         let mut path = format!("{}{file}/bot{}{rest}", self.prefix, token.expose());
         if let Some(query) = query {
@@ -98,12 +71,7 @@ impl Origin {
     /// The whole URL. `None` when the bot's path cannot be a URL.
     pub(crate) fn uri(&self, path: String) -> Option<Uri> {
         let scheme = if self.tls { "https" } else { "http" };
-        Uri::builder()
-            .scheme(scheme)
-            .authority(self.authority.as_str())
-            .path_and_query(path)
-            .build()
-            .ok()
+        Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build().ok()
     }
 
     /// The client for everything but polls. It tries again by itself only when not a byte was written.
@@ -118,10 +86,7 @@ impl Origin {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .build(https)
+        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(https)
     }
 }
 
@@ -133,15 +98,11 @@ fn tls_config(ca_pem: Option<&[u8]>) -> Result<ClientConfig, StartError> {
         let mut found = 0;
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| refuse(error.to_string()))?;
+            roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
             found += 1;
         }
         if found == 0 {
-            return Err(refuse(
-                "it has no -----BEGIN CERTIFICATE----- block".to_owned(),
-            ));
+            return Err(refuse("it has no -----BEGIN CERTIFICATE----- block".to_owned()));
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -167,27 +128,18 @@ impl Tokens {
 
     /// The one to use now.
     pub(crate) fn current(&self) -> Token {
-        let tokens = self
-            .0
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tokens = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         tokens[tokens.len() - 1].clone()
     }
 
     /// R2: whether this is a token of our bot.
     pub(crate) fn knows(&self, text: &str) -> bool {
-        let tokens = self
-            .0
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tokens = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         tokens.iter().any(|token| token.expose() == text)
     }
 
     pub(crate) fn exchange(&self, token: Token) {
-        let mut tokens = self
-            .0
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tokens = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         tokens.retain(|known| *known != token);
         tokens.push(token);
     }

@@ -62,9 +62,7 @@ impl Acknowledged {
     }
 
     pub(super) fn written(&mut self, offset: Option<i64>, at: BootInstant) {
-        self.written = offset
-            .filter(|offset| *offset > 0)
-            .map(|offset| (offset, at));
+        self.written = offset.filter(|offset| *offset > 0).map(|offset| (offset, at));
     }
 
     /// The last written request was answered, or (`false`) its connection was reset or broke.

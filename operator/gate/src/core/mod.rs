@@ -128,14 +128,8 @@ impl Core {
             token: self.token,
             bot,
             webhook_active: self.webhook_active,
-            foreign_poller: self
-                .trouble
-                .foreign_until()
-                .is_some_and(|until| now < until),
-            leading: self
-                .lease
-                .filter(|_| self.may_poll())
-                .map(|lease| lease.epoch),
+            foreign_poller: self.trouble.foreign_until().is_some_and(|until| now < until),
+            leading: self.lease.filter(|_| self.may_poll()).map(|lease| lease.epoch),
             draining: !matches!(self.phase, Phase::Serving),
             calls_in_flight: self.work.in_flight(),
         }
@@ -154,9 +148,7 @@ impl Core {
                 let change = self.presence.connected(connection, now);
                 self.changed(change);
             }
-            Input::Disconnected(connection, how) => {
-                self.presence.disconnected(connection, how, now)
-            }
+            Input::Disconnected(connection, how) => self.presence.disconnected(connection, how, now),
             Input::Poll { request, args } => self.asked(request, args, now),
             Input::Abandoned(request) => {
                 if self.requests.remove(request) {
@@ -169,7 +161,7 @@ impl Core {
                 }
             }
             Input::CallStarted => {
-                self.work.call_started();
+                self.work.call_started(now);
                 self.presence.called(now);
             }
             Input::CallEnded { counts } => {
@@ -226,12 +218,7 @@ impl Core {
                 }
                 // Another epoch is another leadership: polls and waits of the earlier one do not belong to it.
                 self.stand_by(now);
-                self.lease = Some(Lease {
-                    epoch,
-                    fence,
-                    since: now,
-                    first_poll_seen: false,
-                });
+                self.lease = Some(Lease { epoch, fence, since: now, first_poll_seen: false });
                 self.trouble.leadership_began();
                 self.webhook_deleted_once = false;
                 if self.drained_epoch.is_none_or(|drained| epoch > drained) {
@@ -247,9 +234,7 @@ impl Core {
 
     /// Whether polling is this process's business as long as its fence is ahead.
     fn may_poll(&self) -> bool {
-        let drained = self
-            .lease
-            .is_some_and(|lease| self.drained_epoch.is_some_and(|epoch| lease.epoch <= epoch));
+        let drained = self.lease.is_some_and(|lease| self.drained_epoch.is_some_and(|epoch| lease.epoch <= epoch));
         matches!(self.phase, Phase::Serving) && !self.terminated && !drained
     }
 
@@ -267,11 +252,7 @@ impl Core {
     }
 
     fn token_seen(&mut self, accepted: bool) {
-        let token = if accepted {
-            TokenState::Accepted
-        } else {
-            TokenState::Rejected
-        };
+        let token = if accepted { TokenState::Accepted } else { TokenState::Rejected };
         if token == TokenState::Rejected && self.token != token {
             self.emit(Event::TokenRejected);
         }
@@ -300,9 +281,7 @@ impl Core {
     }
 
     fn pass_time(&mut self, now: BootInstant) {
-        let (change, wake) = self
-            .presence
-            .pass(self.settings.poll_gap, self.work.in_flight(), now);
+        let (change, wake) = self.presence.pass(self.settings.poll_gap, self.work.in_flight(), now);
         self.changed(change);
         self.wake_at(wake);
         self.wake_at(self.trouble.foreign_until().filter(|until| now < *until));
@@ -323,26 +302,22 @@ impl Core {
                 };
                 self.drained_epoch = Some(lease.epoch);
                 self.cancel_poll(now);
-                self.phase = Phase::Draining(Drain {
-                    started: now,
-                    step: Step::Finishing,
-                });
+                self.phase = Phase::Draining(Drain { started: now, step: Step::Finishing });
             }
         }
     }
 
     fn terminate(&mut self, now: BootInstant) {
         self.terminated = true;
-        self.cancel_poll(now);
+        // The confirmation of a drain is not cut short: it is the last thing that this process says to Telegram.
+        if let Phase::Serving = self.phase {
+            self.cancel_poll(now);
+        }
         self.requests.all_due(now);
     }
 
     fn progress_drain(&mut self, now: BootInstant) {
-        let Phase::Draining(Drain {
-            started,
-            step: Step::Finishing,
-        }) = self.phase
-        else {
+        let Phase::Draining(Drain { started, step: Step::Finishing }) = self.phase else {
             return;
         };
         let limit = started + self.settings.drain_timeout;
@@ -365,10 +340,7 @@ impl Core {
     /// R32.2: the bot asks again, so the last batch is acknowledged; no call is open; it has been quiet.
     fn finished(&mut self, now: BootInstant) -> bool {
         let quiet_at = self.work.quiet_at(&self.settings, now);
-        if !self.presence.has_open_poll()
-            || self.work.unacknowledged() > 0
-            || self.work.in_flight() > 0
-        {
+        if !self.presence.has_open_poll() || self.work.unacknowledged() > 0 || self.work.in_flight() > 0 {
             return false;
         }
         if now < quiet_at {
@@ -387,26 +359,13 @@ impl Core {
         if let Phase::Draining(drain) = &mut self.phase {
             drain.step = Step::Confirming { outcome, tries };
         }
-        let query = PollQuery {
-            offset: Some(offset),
-            limit: 1,
-            timeout_seconds: 0,
-            allowed_updates: None,
-        };
+        let query = PollQuery { offset: Some(offset), limit: 1, timeout_seconds: 0, allowed_updates: None };
         let action = self.polls.open(None, query, CONFIRM_PATIENCE);
         self.actions.push(action);
     }
 
     fn confirmation_ended(&mut self, outcome: &Outcome, now: BootInstant) {
-        let Phase::Draining(Drain {
-            step:
-                Step::Confirming {
-                    outcome: ending,
-                    tries,
-                },
-            ..
-        }) = self.phase
-        else {
+        let Phase::Draining(Drain { step: Step::Confirming { outcome: ending, tries }, .. }) = self.phase else {
             return;
         };
         let done = matches!(outcome, Outcome::Updates(_)) || self.acknowledged.missing().is_none();

@@ -89,15 +89,8 @@ impl Requests {
     /// R4: what the bot asks for within Telegram's limits and ours, and Telegram's own rule against hammering.
     fn wait(&mut self, args: &PollArgs, longest: Duration, now: BootInstant) -> Duration {
         let offset = args.offset.unwrap_or_default();
-        let asked = Duration::from_secs(
-            args.timeout
-                .unwrap_or_default()
-                .clamp(0, LONGEST)
-                .unsigned_abs(),
-        );
-        let again = self
-            .last_asked
-            .is_some_and(|(last, at)| last == offset && now - at < HAMMER);
+        let asked = Duration::from_secs(args.timeout.unwrap_or_default().clamp(0, LONGEST).unsigned_abs());
+        let again = self.last_asked.is_some_and(|(last, at)| last == offset && now - at < HAMMER);
         self.last_asked = Some((offset, now));
         let wait = if again { asked.max(HAMMER) } else { asked };
         wait.min(longest)
@@ -107,26 +100,12 @@ impl Requests {
 // === impl Polls ===
 
 impl Polls {
-    pub(super) fn open(
-        &mut self,
-        request: Option<RequestId>,
-        query: PollQuery,
-        patience: Duration,
-    ) -> Action {
+    pub(super) fn open(&mut self, request: Option<RequestId>, query: PollQuery, patience: Duration) -> Action {
         debug_assert!(self.open.is_none(), "two polls at once");
         self.last_id += 1;
         let id = PollId(self.last_id);
-        self.open = Some(Open {
-            id,
-            request,
-            query: query.clone(),
-            written: false,
-        });
-        Action::Poll {
-            id,
-            query,
-            patience,
-        }
+        self.open = Some(Open { id, request, query: query.clone(), written: false });
+        Action::Poll { id, query, patience }
     }
 
     fn ended(&mut self, id: PollId) -> Option<Open> {
@@ -141,9 +120,7 @@ impl Core {
         if args.offset.is_some_and(|offset| offset < 0) {
             // R17: a negative offset deletes updates.
             self.presence.called(now);
-            self.emit(Event::Suppressed {
-                method: "getUpdates",
-            });
+            self.emit(Event::Suppressed { method: "getUpdates" });
             self.actions.push(Action::Answer(id, Reply::Empty));
             return;
         }
@@ -151,9 +128,7 @@ impl Core {
         let hurried = args.timeout.unwrap_or_default() <= 0 || args.limit == Some(1);
         args.offset = self.sane_offset(args.offset);
         if args.allowed_updates.is_some() {
-            self.requests
-                .allowed_updates
-                .clone_from(&args.allowed_updates);
+            self.requests.allowed_updates.clone_from(&args.allowed_updates);
         }
         self.presence.poll_opened(now);
         self.work.asked(args.offset);
@@ -163,13 +138,7 @@ impl Core {
             (true, false) => now + wait.min(TERMINATED_WAIT),
             (true, true) => now,
         };
-        self.requests.open.push(Request {
-            id,
-            args,
-            wait,
-            due,
-            asked: false,
-        });
+        self.requests.open.push(Request { id, args, wait, due, asked: false });
         self.requests.newest = Some(id);
         if !self.terminated && self.lease.is_none() {
             self.actions.push(Action::Warm);
@@ -264,11 +233,7 @@ impl Core {
         let timeout = if request.wait.is_zero() { 0 } else { left };
         // Not beyond the fence, so that a process that is stopped leaves no poll behind; but no row of short polls.
         let timeout = timeout.min((fence - now).as_secs().max(1));
-        let limit = request
-            .args
-            .limit
-            .filter(|limit| (1..=100).contains(limit))
-            .unwrap_or(100);
+        let limit = request.args.limit.filter(|limit| (1..=100).contains(limit)).unwrap_or(100);
         let query = PollQuery {
             offset: request.args.offset,
             limit: u16::try_from(limit).unwrap_or(100).min(most),
@@ -286,9 +251,7 @@ impl Core {
         let subscribed = open.query.allowed_updates == self.requests.allowed_updates;
         let newest = self.requests.newest();
         let same = newest.as_ref().is_some_and(|newest| {
-            !newest.wait.is_zero()
-                && newest.args.offset == open.query.offset
-                && newest.args.limit != Some(1)
+            !newest.wait.is_zero() && newest.args.offset == open.query.offset && newest.args.limit != Some(1)
         });
         match newest {
             Some(newest) if open.request == Some(newest.id) => return true,
@@ -322,11 +285,7 @@ impl Core {
         let offset = open.query.offset;
         let serves = open.request.is_some();
         self.acknowledged.written(offset, at);
-        if let Some(lease) = self
-            .lease
-            .as_mut()
-            .filter(|lease| serves && !lease.first_poll_seen)
-        {
+        if let Some(lease) = self.lease.as_mut().filter(|lease| serves && !lease.first_poll_seen) {
             lease.first_poll_seen = true;
             let epoch = lease.epoch;
             self.emit(Event::FirstPoll { epoch, at });
@@ -380,14 +339,8 @@ impl Core {
 
     fn conflict(&mut self, now: BootInstant) {
         let led_for = self.lease.map_or(Duration::MAX, |lease| now - lease.since);
-        let known = self
-            .trouble
-            .foreign_until()
-            .is_some_and(|until| now < until);
-        if self
-            .trouble
-            .conflict(led_for, self.settings.late_request_window, now)
-        {
+        let known = self.trouble.foreign_until().is_some_and(|until| now < until);
+        if self.trouble.conflict(led_for, self.settings.late_request_window, now) {
             self.emit(Event::LateRequest);
         } else if !known {
             self.emit(Event::ForeignPoller);

@@ -52,11 +52,7 @@ pub(super) enum Change {
 // === impl Presence ===
 
 impl Presence {
-    pub(super) fn connected(
-        &mut self,
-        connection: ConnectionId,
-        now: BootInstant,
-    ) -> Option<Change> {
+    pub(super) fn connected(&mut self, connection: ConnectionId, now: BootInstant) -> Option<Change> {
         if let Some(since) = self.empty_since.take() {
             let pause = now - since;
             if pause <= LONGEST_LESSON {
@@ -67,20 +63,12 @@ impl Presence {
         std::mem::take(&mut self.gone).then_some(Change::Back)
     }
 
-    pub(super) fn disconnected(
-        &mut self,
-        connection: ConnectionId,
-        closed: Closed,
-        now: BootInstant,
-    ) {
+    pub(super) fn disconnected(&mut self, connection: ConnectionId, closed: Closed, now: BootInstant) {
         if !self.connections.remove(&connection) {
             return;
         }
         if self.closing.first.is_none_or(|first| now - first > AT_ONCE) {
-            self.closing = Closing {
-                first: Some(now),
-                ..Closing::default()
-            };
+            self.closing = Closing { first: Some(now), ..Closing::default() };
         }
         match closed {
             Closed::Interrupted => self.closing.interrupted = true,

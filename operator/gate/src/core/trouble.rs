@@ -82,12 +82,7 @@ impl Trouble {
     }
 
     /// The first conflict within `window` of a takeover is the predecessor's last request: true, and retried at once.
-    pub(super) fn conflict(
-        &mut self,
-        led_for: Duration,
-        window: Duration,
-        now: BootInstant,
-    ) -> bool {
+    pub(super) fn conflict(&mut self, led_for: Duration, window: Duration, now: BootInstant) -> bool {
         if led_for < window && !self.late_request {
             self.late_request = true;
             self.retry_at = None;

@@ -2,8 +2,8 @@
 //!
 //! Most libraries acknowledge an update when they have queued it, so the acknowledgement says nothing about the handler.
 //! The gate counts instead. **Owed** are the updates delivered less the calls completed since the bot was last even. A
-//! **silence** is the time from a delivery or a completed call to the next completed call, measured while something is
-//! owed. A one-worker bot with a queue makes one call per silence, so it is through when nothing was heard for twice its
+//! **silence** is the time from a delivery or a completed call to the start of the next call, measured while something
+//! is owed (a call that is open is no silence, however long it takes). A one-worker bot with a queue makes one call per silence, so it is through when nothing was heard for twice its
 //! longest silence (R32.2), and its queue is short enough while owed x usual silence fits the drain (R27).
 //!
 //! Two figures beside the longest silence:
@@ -72,7 +72,15 @@ impl Work {
         self.unacknowledged.clear();
     }
 
-    pub(super) fn call_started(&mut self) {
+    pub(super) fn call_started(&mut self, now: BootInstant) {
+        if self.owed > 0
+            && self.in_flight == 0
+            && let Some(since) = self.last_activity()
+        {
+            let silence = now - since;
+            self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
+            self.usual = Some(self.usual.map_or(silence, |usual| (usual * 3 + silence) / 4));
+        }
         self.in_flight += 1;
     }
 
@@ -82,25 +90,13 @@ impl Work {
             return;
         }
         if self.owed > 0 {
-            self.measure(now);
+            if let Some(call) = self.last_call.filter(|_| self.paced) {
+                self.pace = Some((now - call).min(SLOWEST_PACE));
+            }
             self.paced = true;
         }
         self.owed = self.owed.saturating_sub(1);
         self.last_call = Some(now);
-    }
-
-    fn measure(&mut self, now: BootInstant) {
-        if let Some(since) = self.last_activity() {
-            let silence = now - since;
-            self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
-            self.usual = Some(
-                self.usual
-                    .map_or(silence, |usual| (usual * 3 + silence) / 4),
-            );
-        }
-        if let Some(call) = self.last_call.filter(|_| self.paced) {
-            self.pace = Some((now - call).min(SLOWEST_PACE));
-        }
     }
 
     /// The bot's process is another one: what the old one had is none of its business.
@@ -143,30 +139,19 @@ impl Work {
         let quiet = match (self.owed, self.longest) {
             (0, _) => settings.quiet.max(doubled),
             (_, None) => settings.quiet_unknown,
-            _ => settings
-                .quiet
-                .max(doubled)
-                .max(self.pace.unwrap_or_default() * 2),
+            _ => settings.quiet.max(doubled).max(self.pace.unwrap_or_default() * 2),
         };
         last + quiet
     }
 
     /// Until when the bot's next poll is held back because it has enough to do (R27); `None` when it may have more.
-    pub(super) fn hold_until(
-        &mut self,
-        settings: &Settings,
-        now: BootInstant,
-    ) -> Option<BootInstant> {
+    pub(super) fn hold_until(&mut self, settings: &Settings, now: BootInstant) -> Option<BootInstant> {
         let usual = self.usual?;
         let queue = usual.saturating_mul(u32::try_from(self.owed).unwrap_or(u32::MAX));
         if queue <= settings.drain_timeout / 2 {
             return None;
         }
-        let hold = if self.in_flight > 0 {
-            settings.drain_timeout
-        } else {
-            SHORTEST_HOLD.max(usual * 2)
-        };
+        let hold = if self.in_flight > 0 { settings.drain_timeout } else { SHORTEST_HOLD.max(usual * 2) };
         let until = self.last_activity()? + hold;
         if now >= until {
             // A bot with something to do would have been heard of: these updates needed no call.
@@ -189,6 +174,12 @@ mod tests {
         u64::try_from((work.quiet_at(&Settings::default(), at(now)) - at(0)).as_millis()).unwrap()
     }
 
+    /// A call that takes no time.
+    fn call(work: &mut Work, ms: u64) {
+        work.call_started(at(ms));
+        work.call_ended(true, at(ms));
+    }
+
     #[test]
     fn a_bot_that_got_nothing_is_quiet_at_once() {
         assert_eq!(quiet_ms(&Work::default(), 5), 5);
@@ -200,8 +191,7 @@ mod tests {
         work.delivered(&[1, 2, 3], at(0));
         work.asked(Some(4));
         assert_eq!(quiet_ms(&work, 0), 10_000, "nothing is known of its pace");
-        work.call_started();
-        work.call_ended(true, at(2500));
+        call(&mut work, 2500);
         assert_eq!(work.owed(), 2);
         assert_eq!(quiet_ms(&work, 2500), 2500 + 5000, "twice its silence");
     }
@@ -213,13 +203,10 @@ mod tests {
             work.delivered(&[i64::try_from(n).unwrap()], at(n * 200));
             work.asked(Some(i64::try_from(n).unwrap() + 1));
             if n > 0 && n % 12 == 0 {
-                work.call_ended(true, at(n * 200 + 100));
+                call(&mut work, n * 200 + 100);
             }
         }
-        assert!(
-            work.longest.unwrap() < Duration::from_millis(200),
-            "every silence looks short"
-        );
+        assert!(work.longest.unwrap() < Duration::from_millis(200), "every silence looks short");
         let last = 49 * 200;
         assert!(quiet_ms(&work, last) >= last + 4800, "the pace is 2.4 s");
     }
@@ -229,11 +216,16 @@ mod tests {
         let mut work = Work::default();
         work.delivered(&[7, 8, 9], at(0));
         work.asked(Some(8));
-        assert_eq!(
-            (work.unacknowledged(), work.owed()),
-            (0, 1),
-            "7 is acknowledged, 8 and 9 come again"
-        );
+        assert_eq!((work.unacknowledged(), work.owed()), (0, 1), "7 is acknowledged, 8 and 9 come again");
+    }
+
+    #[test]
+    fn a_slow_upload_is_no_silence() {
+        let mut work = Work::default();
+        work.delivered(&[1, 2], at(0));
+        work.call_started(at(100));
+        work.call_ended(true, at(9000));
+        assert_eq!(quiet_ms(&work, 9000), 11_000);
     }
 
     #[test]
@@ -242,19 +234,11 @@ mod tests {
         let settings = Settings::default();
         work.delivered(&[1, 2, 3, 4, 5, 6, 7, 8], at(0));
         work.asked(Some(9));
-        assert_eq!(
-            work.hold_until(&settings, at(1)),
-            None,
-            "its pace is unknown"
-        );
-        work.call_ended(true, at(2500));
-        assert_eq!(
-            work.hold_until(&settings, at(2501)),
-            Some(at(7500)),
-            "7 x 2.5 s do not fit 10 s"
-        );
+        assert_eq!(work.hold_until(&settings, at(1)), None, "its pace is unknown");
+        call(&mut work, 2500);
+        assert_eq!(work.hold_until(&settings, at(2501)), Some(at(7500)), "7 x 2.5 s do not fit 10 s");
         for n in 2..=4 {
-            work.call_ended(true, at(n * 2500));
+            call(&mut work, n * 2500);
         }
         assert_eq!(work.hold_until(&settings, at(10_001)), None, "4 x 2.5 s do");
     }
@@ -265,16 +249,12 @@ mod tests {
         let settings = Settings::default();
         work.delivered(&[1], at(0));
         work.asked(Some(2));
-        work.call_ended(true, at(100));
+        call(&mut work, 100);
         let ids: Vec<i64> = (2..200).collect();
         work.delivered(&ids, at(200));
         work.asked(Some(200));
         assert_eq!(work.hold_until(&settings, at(201)), Some(at(1200)));
-        assert_eq!(
-            work.hold_until(&settings, at(1200)),
-            None,
-            "a second of silence is enough to know"
-        );
+        assert_eq!(work.hold_until(&settings, at(1200)), None, "a second of silence is enough to know");
         assert_eq!(work.owed(), 0);
     }
 }

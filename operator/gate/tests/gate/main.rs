@@ -1,0 +1,11 @@
+//! The rules of the gate, one test each. `rules` and `properties` run the core with a made-up clock; the rest runs a gate
+//! against the Bot API emulator, or against scripted servers where a server has to misbehave.
+
+mod calls;
+mod drains;
+mod polls;
+mod presence;
+mod properties;
+mod rules;
+mod support;
+mod upstreams;
