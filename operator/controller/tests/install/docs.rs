@@ -8,13 +8,8 @@ use crate::render::{read, root};
 
 fn pages() -> Vec<PathBuf> {
     let markdown = |folder: &str| {
-        let entries = fs::read_dir(root().join(folder))
-            .expect("a folder")
-            .flatten()
-            .map(|entry| entry.path());
-        entries
-            .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-            .collect::<Vec<_>>()
+        let entries = fs::read_dir(root().join(folder)).expect("a folder").flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect::<Vec<_>>()
     };
     [markdown("."), markdown("docs")].concat()
 }
@@ -24,21 +19,13 @@ fn a_link_to_a_file_that_is_not_there_is_found() {
     let mut links = 0;
     for page in pages() {
         let text = fs::read_to_string(&page).expect("a page");
-        for target in text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().unwrap_or_default();
             if file.is_empty() || file.contains("://") {
                 continue;
             }
             links += 1;
-            assert!(
-                page.with_file_name(file).exists(),
-                "{}: {target}",
-                page.display()
-            );
+            assert!(page.with_file_name(file).exists(), "{}: {target}", page.display());
         }
     }
     assert!(links > 10, "only {links} links were found");
@@ -47,10 +34,7 @@ fn a_link_to_a_file_that_is_not_there_is_found() {
 #[test]
 fn a_dependency_without_a_reason_is_found() {
     let manifest = read("Cargo.toml");
-    let section = manifest
-        .split("[workspace.dependencies]\n")
-        .nth(1)
-        .expect("dependencies");
+    let section = manifest.split("[workspace.dependencies]\n").nth(1).expect("dependencies");
     let wanted: BTreeSet<_> = section
         .lines()
         .take_while(|line| !line.starts_with('['))
@@ -60,16 +44,8 @@ fn a_dependency_without_a_reason_is_found() {
     assert!(wanted.len() > 30, "{wanted:?}");
 
     let page = read("docs/dependencies.md");
-    let rows = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .filter_map(|row| row.split(" | ").next());
-    let explained: BTreeSet<_> = rows
-        .flat_map(|names| names.split(", "))
-        .filter(|name| !matches!(*name, "crate" | "---"))
-        .collect();
-    assert_eq!(
-        wanted, explained,
-        "docs/dependencies.md and Cargo.toml name different crates"
-    );
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| ")).filter_map(|row| row.split(" | ").next());
+    let explained: BTreeSet<_> =
+        rows.flat_map(|names| names.split(", ")).filter(|name| !matches!(*name, "crate" | "---")).collect();
+    assert_eq!(wanted, explained, "docs/dependencies.md and Cargo.toml name different crates");
 }

@@ -36,22 +36,10 @@ fn kustomize_and_the_chart_run_the_same_controller() {
 fn an_object_outside_of_the_namespace_is_found() {
     for object in kustomization("config/default") {
         let namespace = object["metadata"]["namespace"].as_str();
-        let of_the_cluster = [
-            "Namespace",
-            "CustomResourceDefinition",
-            "ClusterRole",
-            "ClusterRoleBinding",
-        ];
-        let expected = if of_the_cluster.contains(&object["kind"].as_str().expect("kind")) {
-            None
-        } else {
-            Some("pollux-system")
-        };
-        assert_eq!(
-            namespace, expected,
-            "{} {}",
-            object["kind"], object["metadata"]["name"]
-        );
+        let of_the_cluster = ["Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+        let expected =
+            if of_the_cluster.contains(&object["kind"].as_str().expect("kind")) { None } else { Some("pollux-system") };
+        assert_eq!(namespace, expected, "{} {}", object["kind"], object["metadata"]["name"]);
     }
 }
 
@@ -61,13 +49,9 @@ fn a_sample_that_the_api_would_refuse_is_found() {
     assert_eq!(samples.len(), 2);
     for sample in samples {
         // Values are refused by the types, fields that do not exist by the comparison.
-        let bot: pollux_api::TelegramBot =
-            serde_json::from_value(sample.clone()).expect("a TelegramBot");
+        let bot: pollux_api::TelegramBot = serde_json::from_value(sample.clone()).expect("a TelegramBot");
         let understood = serde_json::to_value(&bot).expect("serializable");
-        assert!(
-            within(&sample["spec"], &understood["spec"]),
-            "{sample} is understood as {understood}"
-        );
+        assert!(within(&sample["spec"], &understood["spec"]), "{sample} is understood as {understood}");
     }
 }
 
@@ -75,8 +59,5 @@ fn a_sample_that_the_api_would_refuse_is_found() {
 fn the_smallest_manifest_has_seven_lines_and_is_the_readmes() {
     let sample = read("config/samples/telegrambot_minimal.yaml");
     assert_eq!(sample.lines().count(), 7, "{sample}");
-    assert!(
-        read("README.md").contains(sample.trim_end()),
-        "README.md shows another manifest"
-    );
+    assert!(read("README.md").contains(sample.trim_end()), "README.md shows another manifest");
 }

@@ -18,16 +18,10 @@ use serde_json::Value;
 pub(crate) const NAMESPACE: &str = "pollux-system";
 
 /// What makes the chart render everything it has.
-pub(crate) const QUICKSTART: &[&str] = &[
-    "quickstart.postgres.enabled=true",
-    "botNamespaces={bots,more-bots}",
-];
+pub(crate) const QUICKSTART: &[&str] = &["quickstart.postgres.enabled=true", "botNamespaces={bots,more-bots}"];
 
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .expect("the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 pub(crate) fn read(path: &str) -> String {
@@ -44,11 +38,7 @@ pub(crate) fn controller(args: &[&str]) -> Output {
 /// What the controller prints as a file that is committed.
 pub(crate) fn printed(subcommand: &str) -> String {
     let output = controller(&[subcommand]);
-    assert!(
-        output.status.success(),
-        "pollux-controller {subcommand}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "pollux-controller {subcommand}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -56,16 +46,7 @@ pub(crate) fn printed(subcommand: &str) -> String {
 pub(crate) fn helm(chart: &Path, values: &[&str]) -> Result<Vec<Value>, String> {
     let mut command = Command::new(tool("helm"));
     // The server's version is not asked for here, and what is built from Go modules believes in an old one.
-    command
-        .args([
-            "template",
-            "pollux",
-            "--namespace",
-            NAMESPACE,
-            "--kube-version",
-            "1.33.0",
-        ])
-        .arg(chart);
+    command.args(["template", "pollux", "--namespace", NAMESPACE, "--kube-version", "1.33.0"]).arg(chart);
     for value in values {
         command.args(["--set", value]);
     }
@@ -86,9 +67,7 @@ pub(crate) fn chart(values: &[&str]) -> Vec<Value> {
 pub(crate) fn kustomization(path: &str) -> Vec<Value> {
     let mut command = Command::new(tool("kubectl"));
     command.arg("kustomize").arg(root().join(path));
-    documents(
-        &run(&mut command).unwrap_or_else(|error| panic!("kubectl kustomize {path}: {error}")),
-    )
+    documents(&run(&mut command).unwrap_or_else(|error| panic!("kubectl kustomize {path}: {error}")))
 }
 
 fn run(command: &mut Command) -> Result<String, String> {
@@ -105,24 +84,15 @@ fn tool(name: &str) -> PathBuf {
         return path.into();
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let cache = env::var_os("POLLUX_CACHE").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/pollux"),
-        PathBuf::from,
-    );
-    let versions = fs::read_dir(cache.join("bin"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
+    let cache = env::var_os("POLLUX_CACHE")
+        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/pollux"), PathBuf::from);
+    let versions = fs::read_dir(cache.join("bin")).into_iter().flatten().flatten().map(|entry| entry.path());
     env::split_paths(&path)
         .chain(versions)
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| {
-            panic!(
-                "there is no {name}: set {}, or have it built by `make cluster`",
-                name.to_uppercase()
-            )
+            panic!("there is no {name}: set {}, or have it built by `make cluster`", name.to_uppercase())
         })
 }
 
@@ -144,34 +114,22 @@ pub(crate) fn name(object: &Value) -> &str {
 
 /// The only object of this kind and name.
 pub(crate) fn find<'a>(objects: &'a [Value], wanted: &str, named: &str) -> &'a Value {
-    let mut found = objects
-        .iter()
-        .filter(|object| kind(object) == wanted && name(object) == named);
-    let object = found
-        .next()
-        .unwrap_or_else(|| panic!("no {wanted} {named}"));
+    let mut found = objects.iter().filter(|object| kind(object) == wanted && name(object) == named);
+    let object = found.next().unwrap_or_else(|| panic!("no {wanted} {named}"));
     assert!(found.next().is_none(), "two of {wanted} {named}");
     object
 }
 
 /// All objects of this kind.
 pub(crate) fn all<'a>(objects: &'a [Value], wanted: &str) -> Vec<&'a Value> {
-    objects
-        .iter()
-        .filter(|object| kind(object) == wanted)
-        .collect()
+    objects.iter().filter(|object| kind(object) == wanted).collect()
 }
 
 /// An object as the type that it claims to be. A field that the type does not know is an error: it would be dropped.
 pub(crate) fn typed<T: DeserializeOwned + Serialize>(object: &Value) -> T {
     let at = format!("{} {}", kind(object), name(object));
-    let parsed: T =
-        serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{at}: {error}"));
-    known(
-        &at,
-        object,
-        &serde_json::to_value(&parsed).expect("serializable"),
-    );
+    let parsed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{at}: {error}"));
+    known(&at, object, &serde_json::to_value(&parsed).expect("serializable"));
     parsed
 }
 
@@ -179,19 +137,12 @@ pub(crate) fn typed<T: DeserializeOwned + Serialize>(object: &Value) -> T {
 pub(crate) fn within(written: &Value, understood: &Value) -> bool {
     match (written, understood) {
         (Value::Object(written), Value::Object(understood)) => {
-            written.iter().all(|(key, value)| {
-                understood
-                    .get(key)
-                    .is_some_and(|understood| within(value, understood))
-            })
+            written.iter().all(|(key, value)| understood.get(key).is_some_and(|understood| within(value, understood)))
         }
         (Value::Array(written), Value::Array(understood)) => {
-            written.len() == understood.len()
-                && written.iter().zip(understood).all(|(a, b)| within(a, b))
+            written.len() == understood.len() && written.iter().zip(understood).all(|(a, b)| within(a, b))
         }
-        (Value::Number(written), Value::Number(understood)) => {
-            written.as_f64() == understood.as_f64()
-        }
+        (Value::Number(written), Value::Number(understood)) => written.as_f64() == understood.as_f64(),
         _ => written == understood,
     }
 }
@@ -201,14 +152,10 @@ fn known(at: &str, written: &Value, understood: &Value) {
         (Value::Object(written), Value::Object(understood)) => {
             for (key, value) in written {
                 // Empty lists and maps say nothing, and are left out again.
-                if value.as_array().is_some_and(Vec::is_empty)
-                    || value.as_object().is_some_and(|map| map.is_empty())
-                {
+                if value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|map| map.is_empty()) {
                     continue;
                 }
-                let Some(understood) = understood.get(key) else {
-                    panic!("{at}: there is no field {key}")
-                };
+                let Some(understood) = understood.get(key) else { panic!("{at}: there is no field {key}") };
                 known(&format!("{at}.{key}"), value, understood);
             }
         }
@@ -259,8 +206,6 @@ pub(crate) fn pods(objects: &[Value]) -> Vec<(String, PodSpec)> {
 
 /// Arguments of the only container of a pod.
 pub(crate) fn arguments(objects: &[Value], wanted: &str, named: &str) -> Vec<String> {
-    let container = find(objects, wanted, named)
-        .pointer("/spec/template/spec/containers/0/args")
-        .expect("args");
+    let container = find(objects, wanted, named).pointer("/spec/template/spec/containers/0/args").expect("args");
     serde_json::from_value(container.clone()).expect("strings")
 }
