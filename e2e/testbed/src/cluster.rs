@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -274,9 +275,15 @@ impl Cluster {
 /// One `up` or `down` of a name at a time.
 fn lock(name: &str) -> Result<File> {
     fs::create_dir_all(paths::clusters())?;
-    let file = File::create(paths::clusters().join(format!(".{name}.lock")))?;
-    file.lock().context("cannot wait for another up or down")?;
-    Ok(file)
+    let path = paths::clusters().join(format!(".{name}.lock"));
+    loop {
+        let file = File::create(&path)?;
+        file.lock().context("cannot wait for another up or down")?;
+        // `down` removes the file that it has locked: who waited for that one must take the next.
+        if fs::metadata(&path).is_ok_and(|now| file.metadata().is_ok_and(|held| held.ino() == now.ino())) {
+            return Ok(file);
+        }
+    }
 }
 
 fn start(layout: &Layout, options: &Options) -> Result<()> {

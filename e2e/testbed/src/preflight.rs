@@ -147,8 +147,8 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 fn install(packages: &[Package]) -> Result<()> {
-    let there = |what: &&str| if what.starts_with('/') { Path::new(what).exists() } else { find(what).is_some() };
-    let missing: Vec<_> = packages.iter().filter(|package| !package.shown_by.iter().all(|what| there(&what))).collect();
+    let there = |what: &str| if what.starts_with('/') { Path::new(what).exists() } else { find(what).is_some() };
+    let missing: Vec<_> = packages.iter().filter(|package| !package.shown_by.iter().all(|what| there(what))).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -133,7 +133,7 @@ pub(crate) fn any_marked() -> bool {
 /// In the middle of an exec a process has no environment for a moment: one that has a program, but no environment, is looked
 /// at again. (What belongs to the kernel has neither.)
 fn environment(pid: i32) -> Vec<u8> {
-    for _ in 0..20 {
+    for _ in 0..20 * patience() {
         let found = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         if !found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
             return found;

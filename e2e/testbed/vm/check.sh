@@ -40,13 +40,13 @@ host >/root/before
 began=$SECONDS
 $testbed up --name vm --nodes 2
 did "up, two nodes"
-. "$($testbed env --name vm)"
+. $POLLUX_CACHE/clusters/vm/env || { echo "CHECK ENDS with 1"; exit 1; }
 $testbed write-image /root/probe.tar /root/testbed-probe localhost/testbed/probe:1 && $testbed load --name vm /root/probe.tar
 did "load"
 kubectl apply -f /data/pods.yaml >/dev/null && pods rollout status ds/web --timeout=900s >/dev/null && pods rollout status deploy/mover --timeout=900s >/dev/null
 did "restricted pods with a sidecar"
 uid=$(pods get pods -l app=web -o 'jsonpath={.items[0].metadata.uid}')
-find /sys/fs/cgroup -path "*pollux-testbed-vm*$uid*" -name memory.max -exec grep -lx 33554432 {} + >/dev/null
+[ -n "$(find /sys/fs/cgroup -path "*pollux-testbed-vm*pod$uid*" -name memory.max -exec grep -lx 33554432 {} +)" ]
 did "memory limit in the cgroup"
 door=$($testbed forward --name vm service/smoke/web:80 | sed -n 's#http://127.0.0.1:##p')
 answer() { exec 3<>/dev/tcp/127.0.0.1/$door && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && timeout 20 cat <&3 | grep -a -o 'web-[a-z0-9]*'; }
