@@ -246,9 +246,14 @@ impl Cluster {
     }
 
     /// Opens `127.0.0.1:port` (0: any free one) on the host for an address inside: `10.96.3.4:8090` (of a pod or a service) or
-    /// `service/NAMESPACE/NAME:PORT`. It is reached as from node-1, and ends with the cluster.
+    /// `service/NAMESPACE/NAME:PORT`. It is reached as from node-1, and
+    /// ends with the cluster; asked for again it is the same.
     pub fn forward(&self, target: &str, port: u16) -> Result<SocketAddr> {
         let target = forward::resolve(&self.layout, target)?;
+        let mut open = forward::list(&self.layout).into_iter();
+        if let Some((address, _)) = open.find(|(address, to)| *to == target && (port == 0 || address.port() == port)) {
+            return Ok(address);
+        }
         let taken = |name: &String| self.layout.folder.join("forwards").join(name).exists();
         let name =
             (1..).map(|number| format!("forward-{number}")).find(|name| !taken(name)).context("numbers do not end")?;

@@ -72,6 +72,7 @@ fn a_service_and_its_name_answer_on_both_nodes(cluster: &Cluster) {
     }
     let service = cluster.forward("service/smoke/web:80", 0).unwrap();
     eventually("a forwarded service answers", SOON, || ok(service, "/").is_some());
+    assert_eq!(cluster.forward("service/smoke/web:80", service.port()).unwrap(), service, "asked for twice");
 }
 
 fn a_killed_container_comes_back_and_a_stopped_one_stands_still(cluster: &Cluster) {
