@@ -6,7 +6,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${POLLUX_CACHE:-$HOME/.cache/pollux}
 kubernetes=${KUBERNETES_FULL:-1.36.3}
-programs=${PROGRAMS:-$(dirname "$(cd "$here/../../.." && cargo build --quiet -p pollux-testbed --message-format json | sed -n 's/.*"executable":"\([^"]*pollux-testbed\)".*/\1/p' | tail -n 1)")}
+# Where `make cluster` left the programs.
+target=$(rustc -vV | sed -n 's/^host: //p')
+programs=${PROGRAMS:-${CARGO_TARGET_DIR:-$cache/target}/$target/debug}
 out=$cache/vm
 mkdir -p "$out"
 cd "$out"
