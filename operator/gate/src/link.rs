@@ -23,7 +23,7 @@ use rustix::net::sockopt;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::answers::BoxError;
 use crate::fence::{self, Fence};
@@ -185,7 +185,7 @@ impl Link {
     }
 }
 
-/// Sends one request over `ready`, or over a new connection, and reads its answer.
+/// Sends one request over `ready`, or over a new connection, and reads its answer, all within the job's patience.
 async fn exchange(
     origin: Origin,
     pass: Arc<Pass>,
@@ -193,33 +193,39 @@ async fn exchange(
     warming: Option<Connecting>,
     job: Job,
 ) -> (Result<Answer, LinkError>, Option<Connection>) {
-    let deadline = Instant::now() + job.patience;
+    let fence = pass.fence.clone();
+    let patience = job.patience;
+    match timeout(patience, converse(origin, pass, ready, warming, job)).await {
+        Ok(Ok((answer, connection))) => (Ok(answer), Some(connection)),
+        Ok(Err(_)) if !fence.holds() => (Err(LinkError::Fenced), None),
+        Ok(Err(error)) => (Err(error), None),
+        Err(_) => (Err(LinkError::Timeout), None),
+    }
+}
+
+async fn converse(
+    origin: Origin,
+    pass: Arc<Pass>,
+    ready: Option<Connection>,
+    warming: Option<Connecting>,
+    job: Job,
+) -> Result<(Answer, Connection), LinkError> {
     let warmed = match warming {
         Some(connecting) => connecting.await,
         None => ready,
     };
-    let mut connection = match warmed {
-        Some(connection) if !connection.sender.is_closed() => connection,
-        _ => match connect(origin.clone(), pass.clone()).await {
-            Ok(connection) => connection,
-            Err(error) => return (Err(LinkError::Connect(error)), None),
-        },
+    let mut connection = match warmed.filter(|connection| !connection.sender.is_closed()) {
+        Some(connection) => connection,
+        None => connect(origin.clone(), pass.clone()).await.map_err(LinkError::Connect)?,
     };
     if !pass.fence.holds() {
-        return (Err(LinkError::Fenced), None);
+        return Err(LinkError::Fenced);
     }
     pass.armed.store(true, Ordering::SeqCst);
     let reused = std::mem::replace(&mut connection.used, true);
-    let request = match request(&origin, job) {
-        Ok(request) => request,
-        Err(error) => return (Err(LinkError::Broken(error.into())), None),
-    };
-    match timeout_at(deadline, connection.ask(request, reused)).await {
-        Ok(Ok(answer)) => (Ok(answer), Some(connection)),
-        Ok(Err(_)) if !pass.fence.holds() => (Err(LinkError::Fenced), None),
-        Ok(Err(error)) => (Err(error), None),
-        Err(_) => (Err(LinkError::Timeout), None),
-    }
+    let request = request(&origin, job).map_err(|error| LinkError::Broken(error.into()))?;
+    let answer = connection.ask(request, reused).await?;
+    Ok((answer, connection))
 }
 
 fn request(origin: &Origin, job: Job) -> http::Result<Request<Full<Bytes>>> {
@@ -269,7 +275,7 @@ async fn connect(origin: Origin, pass: Arc<Pass>) -> io::Result<Connection> {
         let tls = tokio_rustls::TlsConnector::from(origin.tls_config.clone()).connect(name, tcp).await?;
         http(tls).await
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn guarded(tcp: TcpStream) -> io::Result<TcpStream> {

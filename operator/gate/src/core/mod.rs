@@ -204,6 +204,10 @@ impl Core {
     fn stand_by(&mut self, now: BootInstant) {
         self.lease = None;
         self.cancel_poll(now);
+        if !self.requests.is_empty() && !self.terminated {
+            // The lease may come back at any moment.
+            self.actions.push(Action::Warm);
+        }
         if let Phase::Draining(_) = self.phase {
             self.finish_drain(DrainOutcome::FenceLost, false, now);
         }

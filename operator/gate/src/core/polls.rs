@@ -70,6 +70,10 @@ impl Requests {
         before != self.open.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Everything that is held is answered now.
     pub(super) fn all_due(&mut self, now: BootInstant) {
         for request in &mut self.open {

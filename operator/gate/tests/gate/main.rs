@@ -7,5 +7,6 @@ mod polls;
 mod presence;
 mod properties;
 mod rules;
+mod secrets;
 mod support;
 mod upstreams;

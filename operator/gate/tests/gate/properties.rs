@@ -128,9 +128,7 @@ impl Run {
                 Action::Cancel(id) => assert_eq!(self.poll.take(), Some(id), "cancels what is not open"),
                 Action::Answer(request, reply) => {
                     let known = self.open.iter().position(|open| open.0 == request);
-                    let (_, at, _) = self.open.remove(known.expect("an answer to nobody, or a second one"));
-                    let late = self.now - at;
-                    assert!(reply == Reply::Updates || late <= Duration::from_secs(51) || !updates, "{late:?} late");
+                    self.open.remove(known.expect("an answer to nobody, or a second one"));
                     if reply == Reply::Updates {
                         assert!(updates, "updates out of nowhere");
                         assert!(self.leads(), "delivers after its fence");

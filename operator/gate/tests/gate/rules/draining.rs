@@ -1,0 +1,258 @@
+//! The planned way out.
+
+use std::time::Duration;
+
+use pollux_gate::core::{Closed, ConnectionId, Input, Outcome, PollArgs, Reply, RequestId};
+use pollux_gate::{DrainOutcome, Leadership};
+
+use super::World;
+
+/// A leader whose bot has acknowledged update 1 and answered it.
+fn busy() -> World {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.ask(2, 50);
+    world.written();
+    world.call(100);
+    world
+}
+
+#[test]
+fn r32_a_drain_waits_for_silence_and_ends_exact() {
+    let mut world = busy();
+    world.pass(600);
+    world.step(Input::Drain);
+    assert!(world.poll.is_none(), "nothing is polled while draining");
+    world.pass(1399);
+    assert_eq!(world.drained, []);
+    world.pass(1);
+    let drained = &world.drained[0];
+    assert_eq!((drained.outcome, drained.unacknowledged, drained.owed), (DrainOutcome::Complete, 0, 0));
+    assert!(drained.confirmed && world.poll.is_none(), "Telegram has offset 2 for more than half a second");
+    assert_eq!(drained.duration, Duration::from_millis(1400));
+    assert!(drained.last_poll_ended.is_some());
+}
+
+#[test]
+fn r32_an_acknowledgement_that_telegram_has_not_is_confirmed() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1, 2, 3]);
+    world.step(Input::Drain);
+    world.pass(100);
+    world.ask(4, 50);
+    assert!(world.poll.is_none());
+    for _ in 0..3 {
+        world.call(100);
+    }
+    world.pass(2000);
+    assert_eq!(world.drained, []);
+    let query = world.query();
+    assert_eq!((query.offset, query.limit, query.timeout_seconds), (Some(4), 1, 0));
+    world.brings(&[4]);
+    let drained = &world.drained[0];
+    assert!(drained.confirmed && drained.outcome == DrainOutcome::Complete);
+    assert!(!world.answers.iter().any(|answer| answer.1 == Reply::Updates && answer.0 != RequestId(1)));
+}
+
+#[test]
+fn r32_a_confirmation_is_tried_twice_and_then_owned_up_to() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.step(Input::Drain);
+    world.ask(2, 50);
+    world.call(10);
+    world.pass(2000);
+    world.ends(Outcome::Failed);
+    assert_eq!(world.drained, []);
+    world.ends(Outcome::Failed);
+    assert!(!world.drained[0].confirmed);
+}
+
+#[test]
+fn r32_a_one_worker_queue_is_drained_to_its_end() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1, 2, 3, 4, 5]);
+    world.ask(6, 50);
+    world.written();
+    world.pass(600);
+    world.step(Input::Drain);
+    for done in 0..5 {
+        assert_eq!(world.drained, [], "{done} of 5 handled, one each 2.5 s");
+        world.pass(if done == 0 { 1800 } else { 2400 });
+        world.call(100);
+    }
+    world.pass(5000);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::Complete);
+    assert_eq!(world.drained[0].owed, 0);
+}
+
+#[test]
+fn r32_a_bot_whose_pace_is_unknown_gets_ten_seconds() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.ask(2, 50);
+    world.written();
+    world.step(Input::Drain);
+    world.pass(9999);
+    assert!(world.drained.is_empty() && world.poll.is_none());
+    world.pass(1);
+    world.brings(&[]);
+    assert_eq!(world.drained[0].owed, 1);
+}
+
+#[test]
+fn r32_a_drain_waits_for_the_call_in_flight_and_for_the_acknowledgement() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.step(Input::CallStarted);
+    world.step(Input::Drain);
+    world.pass(12_000);
+    assert_eq!(world.drained, [], "the call goes on");
+    world.step(Input::CallEnded { counts: true });
+    world.pass(7000);
+    assert_eq!(world.drained, [], "the batch is not acknowledged");
+    world.ask(2, 50);
+    assert!(world.poll.is_some(), "long quiet: only the confirmation is left");
+}
+
+#[test]
+fn r32_an_idle_bot_is_handed_over_at_once() {
+    let mut world = busy();
+    world.lead_for(1, 3_600_000);
+    world.pass(31_000);
+    world.step(Input::Drain);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::Complete);
+    assert_eq!(world.drained[0].duration, Duration::ZERO);
+}
+
+#[test]
+fn r32_5_a_terminating_gate_lets_the_bot_stop_quickly() {
+    let mut world = World::new();
+    let held = world.ask(1, 30);
+    world.step(Input::Terminate);
+    assert_eq!(world.answered(held), Some(Reply::Empty), "what is held is let go");
+    let last = world.ask_with(PollArgs { offset: Some(2), limit: Some(1), timeout: Some(30), ..PollArgs::default() });
+    assert_eq!(world.answered(last), Some(Reply::Empty));
+    let zero = world.ask(2, 0);
+    assert_eq!(world.answered(zero), Some(Reply::Empty), "though the offset is repeated");
+    let other = world.ask(2, 30);
+    world.pass(249);
+    assert_eq!(world.answered(other), None, "a bot without its SIGTERM must not spin");
+    world.pass(1);
+    assert_eq!(world.answered(other), Some(Reply::Empty));
+    world.lead(7);
+    world.ask(3, 30);
+    assert!(world.poll.is_none(), "a terminating gate polls never again");
+}
+
+#[test]
+fn r33_a_drain_ends_at_its_limit_and_counts_what_is_left() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1, 2, 3]);
+    world.step(Input::Drain);
+    world.pass(19_999);
+    assert_eq!(world.drained, []);
+    world.pass(1);
+    let drained = &world.drained[0];
+    assert_eq!((drained.outcome, drained.unacknowledged, drained.owed), (DrainOutcome::TimedOut, 3, 3));
+}
+
+#[test]
+fn r33_only_what_the_bot_acknowledged_is_confirmed() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.ask(5, 50);
+    world.brings(&[5, 6]);
+    world.step(Input::Drain);
+    world.pass(20_000);
+    assert!(world.poll.is_none() || world.query().offset == Some(5), "6 was never acknowledged");
+}
+
+#[test]
+fn r34_a_drain_of_a_standby_is_over_at_once() {
+    let mut world = World::new();
+    world.ask(1, 30);
+    world.step(Input::Drain);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::Nothing);
+    world.lead(1);
+    assert!(world.poll.is_some(), "and has changed nothing");
+}
+
+#[test]
+fn r34_a_leader_whose_bot_never_polled_drains_at_once_and_polls_no_more() {
+    let mut world = World::new();
+    world.lead(1);
+    world.step(Input::Drain);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::Nothing);
+    world.ask(1, 30);
+    world.lead(1);
+    assert!(world.poll.is_none(), "the lease is on its way to somebody else");
+}
+
+#[test]
+fn r36_draining_twice_is_draining_once() {
+    let mut world = busy();
+    world.pass(600);
+    world.step(Input::Drain);
+    world.pass(100);
+    world.step(Input::Drain);
+    world.pass(1300);
+    assert_eq!(world.drained.len(), 1, "the edge tells everybody who waits");
+    world.step(Input::Drain);
+    assert_eq!(world.drained[1], world.drained[0]);
+}
+
+#[test]
+fn r36_after_a_drain_only_a_later_epoch_polls() {
+    let mut world = busy();
+    world.pass(31_000);
+    world.step(Input::Drain);
+    world.lead(1);
+    world.ask(2, 50);
+    assert!(world.poll.is_none(), "a renewal on its way does not undo the drain");
+    world.step(Input::Leadership(Leadership::Standby));
+    world.lead(1);
+    assert!(world.poll.is_none());
+    world.lead(2);
+    assert!(world.poll.is_some());
+}
+
+#[test]
+fn r36_a_drain_whose_lease_ends_says_so() {
+    let mut world = busy();
+    world.lead_for(1, 1000);
+    world.step(Input::Drain);
+    world.pass(1000);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::FenceLost);
+    assert!(!world.drained[0].confirmed);
+}
+
+#[test]
+fn a_bot_that_dies_while_draining_ends_the_drain() {
+    let mut world = World::new();
+    world.lead_for(1, 3_600_000);
+    world.step(Input::Connected(ConnectionId(1)));
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.step(Input::Drain);
+    world.step(Input::Disconnected(ConnectionId(1), Closed::Interrupted));
+    world.pass(50);
+    if world.poll.is_some() {
+        world.brings(&[]);
+    }
+    assert_eq!(world.drained[0].outcome, DrainOutcome::BotGone);
+}

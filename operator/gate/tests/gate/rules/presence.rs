@@ -1,0 +1,102 @@
+//! Whether the bot is there.
+
+use pollux_gate::Event;
+use pollux_gate::core::{Closed, ConnectionId, Input};
+
+use super::World;
+
+#[test]
+fn r14_a_bot_that_neither_polls_nor_calls_is_deaf() {
+    let mut world = World::new();
+    let request = world.ask(1, 1);
+    world.pass(1000);
+    assert!(world.answered(request).is_some());
+    assert!(world.status().bot_polling, "it is between two polls");
+    world.pass(500);
+    assert!(!world.status().bot_polling, "it asks no more: not a candidate");
+    world.pass(30_000);
+    world.call(500);
+    world.pass(59_999);
+    assert!(!world.status().deaf, "it called something meanwhile");
+    world.pass(1);
+    assert!(world.status().deaf && !world.status().bot_ready);
+    assert_eq!(world.events, [Event::BotDeaf]);
+    world.ask(1, 1);
+    assert!(!world.status().deaf && world.status().bot_ready && world.status().bot_polling);
+}
+
+#[test]
+fn r14_a_long_call_is_not_deafness() {
+    let mut world = World::new();
+    world.ask(1, 0);
+    world.step(Input::CallStarted);
+    world.pass(600_000);
+    assert!(!world.status().deaf);
+}
+
+#[test]
+fn r14b_a_process_whose_connections_are_all_closed_is_gone() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    let request = world.ask(1, 30);
+    world.step(Input::Abandoned(request));
+    world.step(Input::Disconnected(ConnectionId(1), Closed::Interrupted));
+    world.pass(49);
+    assert_eq!(world.events, []);
+    world.pass(1);
+    assert_eq!(world.events, [Event::BotGone]);
+    assert!(!world.status().bot_alive && !world.status().bot_ready && !world.status().bot_polling);
+    world.step(Input::Connected(ConnectionId(2)));
+    assert_eq!(world.events, [Event::BotGone, Event::BotBack]);
+}
+
+#[test]
+fn r14b_a_pool_that_is_closed_at_once_is_a_death() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    world.step(Input::Connected(ConnectionId(2)));
+    world.step(Input::Disconnected(ConnectionId(1), Closed::Kept));
+    world.step(Input::Disconnected(ConnectionId(2), Closed::Kept));
+    world.pass(50);
+    assert_eq!(world.events, [Event::BotGone]);
+}
+
+#[test]
+fn r14b_a_client_with_a_connection_per_request_is_not_taken_for_dead() {
+    let mut world = World::new();
+    for connection in 1..20 {
+        world.step(Input::Connected(ConnectionId(connection)));
+        let request = world.ask(connection.cast_signed(), 1);
+        world.pass(1000);
+        assert!(world.answered(request).is_some());
+        world.step(Input::Disconnected(ConnectionId(connection), Closed::AfterAnswer));
+        world.pass(700);
+    }
+    assert_eq!(world.events, []);
+}
+
+#[test]
+fn r14b_a_pause_from_which_the_bot_came_back_is_learned() {
+    let mut world = World::new();
+    for connection in 1..=2 {
+        world.step(Input::Connected(ConnectionId(connection)));
+        world.step(Input::Disconnected(ConnectionId(connection), Closed::Interrupted));
+        world.pass(300);
+    }
+    assert_eq!(world.events, [Event::BotGone, Event::BotBack], "twice 300 ms have not passed the second time");
+    world.pass(300);
+    assert_eq!(world.events.last(), Some(&Event::BotGone));
+}
+
+#[test]
+fn r15_readiness_latches_and_a_restart_clears_it() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    assert!(!world.status().bot_ready);
+    world.ask(1, 1);
+    world.pass(20_000);
+    assert!(world.status().bot_ready, "a long handler");
+    world.step(Input::Disconnected(ConnectionId(1), Closed::Interrupted));
+    world.pass(100);
+    assert!(!world.status().bot_ready);
+}
