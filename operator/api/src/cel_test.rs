@@ -72,7 +72,10 @@ fn rollout_that_could_never_succeed() {
 #[test]
 fn drain_longer_than_a_rollout_may_take() {
     allowed(json!({"handover": {"drainTimeoutSeconds": 574}}));
-    refused(json!({"handover": {"drainTimeoutSeconds": 575}}), "raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds");
+    refused(
+        json!({"handover": {"drainTimeoutSeconds": 575}}),
+        "raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds",
+    );
     allowed(json!({"handover": {"drainTimeoutSeconds": 3600}, "progressDeadlineSeconds": 3626}));
 }
 
@@ -86,15 +89,29 @@ fn environment_that_would_lead_the_bot_past_the_gate() {
 
 #[test]
 fn variable_with_two_sources() {
-    refused(json!({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}), "remove one of them");
+    refused(
+        json!({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
+        "remove one of them",
+    );
 }
 
 #[test]
 fn address_of_the_bot_api() {
-    for url in ["https://api.telegram.org", "http://telegram-bot-api:8081", "https://[::1]:8443/prefix", "http://10.0.0.1/"] {
+    for url in
+        ["https://api.telegram.org", "http://telegram-bot-api:8081", "https://[::1]:8443/prefix", "http://10.0.0.1/"]
+    {
         allowed(json!({"botApi": {"url": url}}));
     }
-    for url in ["", "api.telegram.org", "ftp://x", "https://", "https://user:pw@host", "https://host/?q", "https://host/#f", "https://ho st"] {
+    for url in [
+        "",
+        "api.telegram.org",
+        "ftp://x",
+        "https://",
+        "https://user:pw@host",
+        "https://host/?q",
+        "https://host/#f",
+        "https://ho st",
+    ] {
         refused(json!({"botApi": {"url": url}}), "such as https://api.telegram.org");
     }
 }

@@ -75,7 +75,10 @@ fn seven_lines_are_enough() {
     let manifest = "apiVersion: pollux.dev/v1alpha1\nkind: TelegramBot\nmetadata: {name: echo, namespace: bots}\nspec:\n  image: ghcr.io/acme/echo-bot:1.0.0\n  tokenSecretRef: {name: echo-token}\n";
     let bot: TelegramBot = manifest::from_yaml(manifest).unwrap();
     let spec = &bot.spec;
-    assert_eq!((spec.replicas, spec.suspend, spec.min_ready_seconds, spec.progress_deadline_seconds), (1, false, 5, 600));
+    assert_eq!(
+        (spec.replicas, spec.suspend, spec.min_ready_seconds, spec.progress_deadline_seconds),
+        (1, false, 5, 600)
+    );
     assert_eq!((spec.token_secret_ref.key.as_str(), spec.bot_api.url.as_str()), ("token", "https://api.telegram.org"));
     assert_eq!((spec.lease.database.as_str(), spec.lease.duration_seconds), ("default", 10));
     assert_eq!((spec.polling.long_poll_timeout_seconds, spec.handover.grace_period_seconds()), (30, 45));
@@ -85,8 +88,10 @@ fn seven_lines_are_enough() {
 fn defaults_of_the_schema_are_the_defaults_of_the_types() {
     // The API server stores the schema's defaults; tools that read a manifest by themselves use the types'. They must agree.
     let schema = schema();
-    let bot: TelegramBot =
-        serde_json::from_value(serde_json::json!({"metadata": {}, "spec": {"image": "i", "tokenSecretRef": {"name": "t"}}})).unwrap();
+    let bot: TelegramBot = serde_json::from_value(
+        serde_json::json!({"metadata": {}, "spec": {"image": "i", "tokenSecretRef": {"name": "t"}}}),
+    )
+    .unwrap();
     let bot = serde_json::to_value(&bot.spec).unwrap();
     let spec = schema["properties"]["spec"]["properties"].as_object().unwrap();
     let mut compared = 0;

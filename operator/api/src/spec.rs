@@ -306,7 +306,11 @@ impl Default for Polling {
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { database: defaults::lease_database(), credentials_secret_ref: None, duration_seconds: defaults::lease_duration_seconds() }
+        Self {
+            database: defaults::lease_database(),
+            credentials_secret_ref: None,
+            duration_seconds: defaults::lease_duration_seconds(),
+        }
     }
 }
 

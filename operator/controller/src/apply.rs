@@ -14,13 +14,14 @@ use pollux_api::words::Reason;
 use pollux_lease::Resource;
 use serde_json::Value;
 
-use crate::build::Children;
+use crate::build::{Children, deployment};
 use crate::cluster::{Child, Cluster, Error};
 use crate::leases::{Leases, Seen};
 use crate::observe::{Observed, child_name};
 use crate::plan::{HoldReason, Plan, RolloutDecision};
+use crate::revision::Stored;
 use crate::same;
-use crate::validate::Invalid;
+use crate::validate::{Invalid, Target};
 
 /// What came of it.
 #[derive(Debug)]
@@ -33,30 +34,43 @@ pub(crate) struct Applied {
     pub(crate) unreachable: Option<String>,
 }
 
-/// Asks the API server whether it would take the template of a revision that is new. `Err(Ok(..))`: it would not.
-pub(crate) async fn dry_run(cluster: &Cluster, observed: &Observed, children: &Children) -> Result<(), Result<Invalid, Error>> {
-    let Some(deployment) = &children.deployment else { return Ok(()) };
+/// Asks the API server whether it would take the template of a revision that is new: the last part of validation, and the
+/// only one that needs a client. What is known has been taken before.
+pub(crate) async fn dry_run(
+    cluster: &Cluster,
+    observed: &Observed,
+    target: Result<Target, Invalid>,
+) -> Result<Result<Target, Invalid>, Error> {
+    let Ok(Target::New { name: revision, image, template }) = &target else { return Ok(target) };
     let (namespace, name) = identity(observed);
-    let mut asked = deployment.clone();
+    let stored = Stored { name: revision.clone(), number: 0, image: image.clone(), template: template.clone() };
+    let mut asked = deployment(observed, &stored, observed.bot.spec.replicas);
     // Only the template is asked about; whether somebody wrote in between is found out by the real apply.
     if let Some(metadata) = asked["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
     match cluster.dry_run::<Deployment>(MANAGER_CHILDREN, &namespace, &name, &asked).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match error.is_invalid() {
-            Some(said) => Ok(Invalid {
+        Ok(_) => Ok(target),
+        Err(error) => match error.is_invalid() {
+            Some(said) => Ok(Err(Invalid {
                 reason: Reason::PodTemplateInvalid,
-                message: format!("the API server refuses the pod template; mend spec.podTemplate or what it names: {said}"),
+                message: format!("the API server refuses the pod template: mend spec.podTemplate: {said}"),
                 foreign: false,
-            }),
+            })),
             None => Err(error),
-        }),
+        },
     }
 }
 
 /// Applies what differs.
-pub(crate) async fn apply(cluster: &Cluster, leases: &Leases, resource: &Resource, observed: &Observed, plan: &Plan, children: Children) -> Result<Applied, Error> {
+pub(crate) async fn apply(
+    cluster: &Cluster,
+    leases: &Leases,
+    resource: &Resource,
+    observed: &Observed,
+    plan: &Plan,
+    children: Children,
+) -> Result<Applied, Error> {
     let Children { revision, service_account, budget, deployment } = children;
     let (namespace, name) = identity(observed);
     let child = child_name(&name);
@@ -82,12 +96,16 @@ pub(crate) async fn apply(cluster: &Cluster, leases: &Leases, resource: &Resourc
     // Who may lead could not be written down: a new template has to wait, everything else goes on.
     let held = unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
     let deployment = match &deployment {
-        Some(wanted) if !held => Some(ensure::<Deployment>(cluster, &namespace, &name, wanted, observed.deployment.as_ref()).await?),
+        Some(wanted) if !held => {
+            Some(ensure::<Deployment>(cluster, &namespace, &name, wanted, observed.deployment.as_ref()).await?)
+        }
         _ => observed.deployment.clone(),
     };
 
     for revision in &plan.prune {
-        if let Some(object) = observed.revisions.iter().find(|object| object.labels().get(label::REVISION) == Some(revision)) {
+        if let Some(object) =
+            observed.revisions.iter().find(|object| object.labels().get(label::REVISION) == Some(revision))
+        {
             cluster.delete(object).await?;
         }
     }
@@ -105,7 +123,13 @@ async fn settings(leases: &Leases, resource: &Resource, observed: &Observed, pla
 }
 
 /// Applies an object unless it is so already.
-async fn ensure<K: Child>(cluster: &Cluster, namespace: &str, name: &str, wanted: &Value, live: Option<&K>) -> Result<K, Error> {
+async fn ensure<K: Child>(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    wanted: &Value,
+    live: Option<&K>,
+) -> Result<K, Error> {
     if let Some(live) = live {
         let seen = serde_json::to_value(live).unwrap_or_default();
         if same::is_so(wanted, &seen) {
@@ -122,9 +146,10 @@ fn identity(observed: &Observed) -> (String, String) {
 /// The plan, as it turned out.
 pub(crate) fn outcome(plan: Plan, applied: &Applied) -> Plan {
     match (&plan.rollout, &applied.unreachable) {
-        (RolloutDecision::Roll { .. }, Some(error)) => {
-            Plan { rollout: RolloutDecision::Hold { reason: HoldReason::DatabaseUnreachable { error: error.clone() } }, ..plan }
-        }
+        (RolloutDecision::Roll { .. }, Some(error)) => Plan {
+            rollout: RolloutDecision::Hold { reason: HoldReason::DatabaseUnreachable { error: error.clone() } },
+            ..plan
+        },
         _ => plan,
     }
 }

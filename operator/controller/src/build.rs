@@ -93,7 +93,7 @@ fn budget(bot: &TelegramBot) -> Value {
 
 /// The Deployment. Its apply carries the resource version that the plan was made from: a controller that was paused and goes
 /// on must not apply an old template, which would be a rollback.
-fn deployment(observed: &Observed, revision: &Stored, replicas: i32) -> Value {
+pub(crate) fn deployment(observed: &Observed, revision: &Stored, replicas: i32) -> Value {
     let bot = &observed.bot;
     let mut metadata = metadata(bot, &bot.name_any());
     if let Some(version) = observed.deployment.as_ref().and_then(ResourceExt::resource_version) {

@@ -56,9 +56,15 @@ pub(crate) struct Cluster {
 }
 
 /// The scope that all children have.
-pub(crate) trait Child: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize {}
+pub(crate) trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
 
-impl<K> Child for K where K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize {}
+impl<K> Child for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Serialize
+{
+}
 
 // === impl Error ===
 
@@ -83,7 +89,12 @@ impl Error {
         let Self::Api { source, .. } = self else { return None };
         match source.as_ref() {
             // 500 is what a patch with an unknown field gets: "failed to create typed patch object".
-            kube::Error::Api(status) if matches!(status.code, 400 | 422) || (status.code == 500 && status.message.contains("typed patch")) => Some(status.message.clone()),
+            kube::Error::Api(status)
+                if matches!(status.code, 400 | 422)
+                    || (status.code == 500 && status.message.contains("typed patch")) =>
+            {
+                Some(status.message.clone())
+            }
             _ => None,
         }
     }
@@ -142,7 +153,13 @@ impl Cluster {
     }
 
     /// Server-side apply, with force: what we own is ours.
-    pub(crate) async fn apply<K: Child>(&self, manager: &str, namespace: &str, name: &str, object: &Value) -> Result<K, Error> {
+    pub(crate) async fn apply<K: Child>(
+        &self,
+        manager: &str,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<K, Error> {
         let what = || format!("APPLY {} {namespace}/{name}", K::kind(&()));
         self.may_write("apply", &K::kind(&()), what)?;
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
@@ -150,14 +167,30 @@ impl Cluster {
     }
 
     /// What an apply would do, without doing it.
-    pub(crate) async fn dry_run<K: Child>(&self, manager: &str, namespace: &str, name: &str, object: &Value) -> Result<K, Error> {
+    pub(crate) async fn dry_run<K: Child>(
+        &self,
+        manager: &str,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<K, Error> {
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
         let params = PatchParams::apply(manager).force().dry_run();
-        within(|| format!("DRY RUN {} {namespace}/{name}", K::kind(&())), api.patch(name, &params, &Patch::Apply(object))).await
+        within(
+            || format!("DRY RUN {} {namespace}/{name}", K::kind(&())),
+            api.patch(name, &params, &Patch::Apply(object)),
+        )
+        .await
     }
 
     /// Server-side apply of the status.
-    pub(crate) async fn apply_status<K: Child>(&self, manager: &str, namespace: &str, name: &str, object: &Value) -> Result<K, Error> {
+    pub(crate) async fn apply_status<K: Child>(
+        &self,
+        manager: &str,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+    ) -> Result<K, Error> {
         let what = || format!("APPLY STATUS {} {namespace}/{name}", K::kind(&()));
         self.may_write("status", &K::kind(&()), what)?;
         let api = Api::<K>::namespaced(self.client.clone(), namespace);
@@ -179,7 +212,10 @@ impl Cluster {
         let what = || format!("DELETE {} {namespace}/{name}", K::kind(&()));
         self.may_write("delete", &K::kind(&()), what)?;
         let api = Api::<K>::namespaced(self.client.clone(), &namespace);
-        let params = DeleteParams { preconditions: Some(Preconditions { uid: meta.uid.clone(), resource_version: None }), ..DeleteParams::background() };
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: meta.uid.clone(), resource_version: None }),
+            ..DeleteParams::background()
+        };
         match within(what, api.delete(&name, &params)).await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == Some(404) => Ok(()),
@@ -197,7 +233,10 @@ impl Cluster {
 }
 
 /// A call with the deadline.
-pub(crate) async fn within<T>(what: impl FnOnce() -> String, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+pub(crate) async fn within<T>(
+    what: impl FnOnce() -> String,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Api { what: what(), source: Box::new(source) }),

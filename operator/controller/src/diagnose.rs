@@ -48,7 +48,10 @@ pub(crate) fn is_terminating(pod: &Pod) -> bool {
 
 /// Whether the pod ended and will not run again.
 pub(crate) fn is_over(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"))
 }
 
 /// Whether the pod is ready.
@@ -82,12 +85,17 @@ pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec) -> Op
 
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let condition = pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)?;
-    Some((&condition.status, condition.reason.as_deref().unwrap_or_default(), condition.message.as_deref().unwrap_or_default()))
+    Some((
+        &condition.status,
+        condition.reason.as_deref().unwrap_or_default(),
+        condition.message.as_deref().unwrap_or_default(),
+    ))
 }
 
 fn unschedulable(pod: &Pod) -> Option<(String, String)> {
     let (status, reason, message) = condition(pod, "PodScheduled")?;
-    (status == "False").then(|| (if reason.is_empty() { "Unschedulable" } else { reason }.to_owned(), message.to_owned()))
+    (status == "False")
+        .then(|| (if reason.is_empty() { "Unschedulable" } else { reason }.to_owned(), message.to_owned()))
 }
 
 fn waiting(pod: &Pod) -> Option<(String, String)> {
@@ -101,7 +109,8 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
     let reason = waiting.reason.as_deref().filter(|reason| STUCK.contains(reason))?;
     let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let exit = ended.map(|ended| {
-        let why = ended.reason.as_deref().filter(|why| *why != "Error").map(|why| format!(", {why}")).unwrap_or_default();
+        let why =
+            ended.reason.as_deref().filter(|why| *why != "Error").map(|why| format!(", {why}")).unwrap_or_default();
         format!(" (exit code {}{why}, {} restarts)", ended.exit_code, container.restart_count)
     });
     let said = waiting.message.as_deref().unwrap_or_default();
@@ -112,7 +121,9 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
 fn mount(events: &[Event]) -> Option<(String, String)> {
     let mut failed: Vec<_> = events
         .iter()
-        .filter(|event| matches!(event.reason.as_deref(), Some("FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox")))
+        .filter(|event| {
+            matches!(event.reason.as_deref(), Some("FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox"))
+        })
         .collect();
     failed.sort_by_key(|event| {
         let ours = event.message.as_deref().is_some_and(|message| message.contains("for volume \"pollux-"));
@@ -130,12 +141,22 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
     if reason == "FailedMount" && absent {
         if volume(names::TOKEN_VOLUME) {
             let token = &spec.token_secret_ref;
-            let create = format!("kubectl -n {namespace} create secret generic {} --from-literal={}=<token from @BotFather>", token.name, token.key);
-            return (Some(format!("make the Secret {:?} with the key {:?} (spec.tokenSecretRef): {create}", token.name, token.key)), true);
+            let create = format!(
+                "kubectl -n {namespace} create secret generic {} --from-literal={}=<token from @BotFather>",
+                token.name, token.key
+            );
+            return (
+                Some(format!(
+                    "make the Secret {:?} with the key {:?} (spec.tokenSecretRef): {create}",
+                    token.name, token.key
+                )),
+                true,
+            );
         }
         if volume(names::LEASE_VOLUME) {
             let secret = spec.lease.credentials_secret_ref.as_ref();
-            let (name, key) = secret.map_or((pollux_api::names::LEASE_SECRET, pollux_api::names::LEASE_SECRET_KEY), |s| (&s.name, &s.key));
+            let (name, key) = secret
+                .map_or((pollux_api::names::LEASE_SECRET, pollux_api::names::LEASE_SECRET_KEY), |s| (&s.name, &s.key));
             return (
                 Some(format!(
                     "make the Secret {name:?} with the key {key:?} (the agents' PostgreSQL URI), for one by adding {namespace} to the chart's botNamespaces, or: kubectl -n {namespace} create secret generic {name} --from-literal={key}=<postgres URI>"
@@ -169,7 +190,17 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
 fn one_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     // The pod's own UID and back-off times change from look to look and would write the status each time.
-    let line = line.split("back-off ").enumerate().map(|(i, part)| if i == 0 { part.to_owned() } else { format!("back-off {}", part.split_once(' ').map_or("", |(_, rest)| rest)) }).collect::<String>();
+    let line = line
+        .split("back-off ")
+        .enumerate()
+        .map(|(i, part)| {
+            if i == 0 {
+                part.to_owned()
+            } else {
+                format!("back-off {}", part.split_once(' ').map_or("", |(_, rest)| rest))
+            }
+        })
+        .collect::<String>();
     line.trim_end_matches(['.', ' ']).to_owned()
 }
 
@@ -205,7 +236,11 @@ mod tests {
     fn image_that_cannot_be_pulled() {
         let found = trouble(&waiting("ImagePullBackOff", "Back-off pulling image \"x\""), &[], &spec()).unwrap();
         assert_eq!((found.reason.as_str(), found.missing_secret), ("ImagePullBackOff", false));
-        assert!(found.message.contains("Back-off pulling image \"x\"") && found.message.contains("imagePullSecrets"), "{}", found.message);
+        assert!(
+            found.message.contains("Back-off pulling image \"x\"") && found.message.contains("imagePullSecrets"),
+            "{}",
+            found.message
+        );
     }
 
     #[test]
@@ -213,7 +248,11 @@ mod tests {
         let said = "MountVolume.SetUp failed for volume \"pollux-token\" : secret \"echo-token\" not found";
         let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap();
         assert!(found.missing_secret);
-        assert!(found.message.contains("kubectl -n bots create secret generic echo-token --from-literal=token="), "{}", found.message);
+        assert!(
+            found.message.contains("kubectl -n bots create secret generic echo-token --from-literal=token="),
+            "{}",
+            found.message
+        );
     }
 
     #[test]
@@ -231,20 +270,29 @@ mod tests {
 
     #[test]
     fn variable_from_a_secret_that_is_missing() {
-        let found = trouble(&waiting("CreateContainerConfigError", "secret \"other\" not found"), &[], &spec()).unwrap();
+        let found =
+            trouble(&waiting("CreateContainerConfigError", "secret \"other\" not found"), &[], &spec()).unwrap();
         assert!(found.missing_secret && found.message.contains("spec.env"), "{}", found.message);
     }
 
     #[test]
     fn image_that_wants_to_be_root() {
-        let found = trouble(&waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"), &[], &spec()).unwrap();
+        let found = trouble(
+            &waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"),
+            &[],
+            &spec(),
+        )
+        .unwrap();
         assert!(!found.missing_secret && found.message.contains("runAsUser"), "{}", found.message);
     }
 
     #[test]
     fn crash_loop_names_the_exit_code_and_does_not_change_from_look_to_look() {
-        let one = trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec()).unwrap();
-        let other = trouble(&waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"), &[], &spec()).unwrap();
+        let one = trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec())
+            .unwrap();
+        let other =
+            trouble(&waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"), &[], &spec())
+                .unwrap();
         assert_eq!(one, other);
         assert!(one.message.contains("exit code 137, OOMKilled"), "{}", one.message);
     }

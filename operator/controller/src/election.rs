@@ -117,8 +117,13 @@ impl Election {
     /// A candidate for the Lease of this name.
     pub(crate) fn new(client: Client, namespace: &str, name: &str, identity: &str) -> (Self, Leadership) {
         let (fence, leadership) = watch::channel(BootInstant::ZERO);
-        let election =
-            Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned(), fence, seen: None };
+        let election = Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            fence,
+            seen: None,
+        };
         (election, Leadership(leadership))
     }
 
@@ -249,7 +254,11 @@ mod tests {
     fn lease(holder: &str, version: &str) -> Lease {
         Lease {
             metadata: ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() },
-            spec: Some(LeaseSpec { holder_identity: Some(holder.into()), lease_duration_seconds: Some(15), ..LeaseSpec::default() }),
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.into()),
+                lease_duration_seconds: Some(15),
+                ..LeaseSpec::default()
+            }),
         }
     }
 

@@ -26,7 +26,8 @@ impl Happened {
         Self { reason, note: note.into() }
     }
 
-    fn type_(&self) -> &'static str {
+    /// Normal or Warning.
+    pub(crate) fn type_(&self) -> &'static str {
         match self.reason {
             EventReason::RevisionCreated
             | EventReason::RolloutStarted
@@ -68,14 +69,23 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     let mut happened = Vec::new();
     if let Some(update) = &now.update_revision {
         if revision_created {
-            happened.push(Happened::new(EventReason::RevisionCreated, format!("revision {} ({}): {}", update.number, update.name, update.image)));
+            happened.push(Happened::new(
+                EventReason::RevisionCreated,
+                format!("revision {} ({}): {}", update.number, update.name, update.image),
+            ));
         }
         let from = before.update_revision.as_ref().filter(|from| from.name != update.name);
         if let Some(from) = from {
-            happened.push(Happened::new(EventReason::RolloutStarted, format!("from revision {} to {}: {}", from.number, update.number, update.image)));
+            happened.push(Happened::new(
+                EventReason::RolloutStarted,
+                format!("from revision {} to {}: {}", from.number, update.number, update.image),
+            ));
         }
         if now.current_revision.as_ref() == Some(update) && before.current_revision.as_ref() != Some(update) {
-            happened.push(Happened::new(EventReason::RolloutCompleted, format!("all pods have revision {}: {}", update.number, update.image)));
+            happened.push(Happened::new(
+                EventReason::RolloutCompleted,
+                format!("all pods have revision {}: {}", update.number, update.image),
+            ));
         }
     }
     leadership(before, now, &mut happened);
@@ -90,10 +100,15 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     if let Some(found) = became(ConditionType::TokenAccepted, "False") {
         happened.push(Happened::new(EventReason::TokenRejected, &found.message));
     }
-    if let Some(found) = became(ConditionType::LeaderElected, "Unknown").filter(|found| found.reason == "DatabaseUnreachable") {
+    if let Some(found) =
+        became(ConditionType::LeaderElected, "Unknown").filter(|found| found.reason == "DatabaseUnreachable")
+    {
         happened.push(Happened::new(EventReason::LeaseDatabaseUnreachable, &found.message));
     }
-    if let Some(found) = became(ConditionType::Progressing, "False").filter(|found| found.reason != "SpecInvalid") {
+    // What the manifest or the database is to blame for has been said above.
+    let blamed =
+        |reason: &str| matches!(reason, "SpecInvalid" | "WaitingForDatabase") || !now.is_true(ConditionType::SpecValid);
+    if let Some(found) = became(ConditionType::Progressing, "False").filter(|found| !blamed(&found.reason)) {
         happened.push(Happened::new(EventReason::RolloutFailed, format!("{}: {}", found.reason, found.message)));
     }
     match (before.phase == Phase::Suspended, now.phase == Phase::Suspended) {
@@ -112,10 +127,20 @@ fn leadership(before: &TelegramBotStatus, now: &TelegramBotStatus, happened: &mu
         }
         (old, Some(new)) if old.as_ref().is_none_or(|old| old.epoch != new.epoch) => {
             let handover = now.last_handover.as_ref().filter(|handover| handover.epoch == new.epoch);
-            let from = handover.map(|h| h.from.as_str()).filter(|from| !from.is_empty()).map(|from| format!(" from {from}")).unwrap_or_default();
+            let from = handover
+                .map(|h| h.from.as_str())
+                .filter(|from| !from.is_empty())
+                .map(|from| format!(" from {from}"))
+                .unwrap_or_default();
             let reason = handover.map(|handover| format!(", {}", handover.reason)).unwrap_or_default();
-            let gap = handover.and_then(|handover| handover.gap_milliseconds).map(|gap| format!(", gap {gap} ms")).unwrap_or_default();
-            happened.push(Happened::new(EventReason::LeaderChanged, format!("to {}{from} (epoch {}{reason}{gap})", new.pod_name, new.epoch)));
+            let gap = handover
+                .and_then(|handover| handover.gap_milliseconds)
+                .map(|gap| format!(", gap {gap} ms"))
+                .unwrap_or_default();
+            happened.push(Happened::new(
+                EventReason::LeaderChanged,
+                format!("to {}{from} (epoch {}{reason}{gap})", new.pod_name, new.epoch),
+            ));
         }
         _ => {}
     }

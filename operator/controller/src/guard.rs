@@ -38,8 +38,16 @@ fn refuse(path: impl Into<String>, mend: impl Into<String>) -> Refusal {
 }
 
 fn top(merged: &Value) -> Result<(), Refusal> {
-    match merged.as_object().into_iter().flatten().map(|(key, _)| key).find(|key| !["metadata", "spec"].contains(&key.as_str())) {
-        Some(key) => Err(refuse(format!(".{key}"), "a pod template has only metadata and spec: move it there or remove it")),
+    match merged
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+        .find(|key| !["metadata", "spec"].contains(&key.as_str()))
+    {
+        Some(key) => {
+            Err(refuse(format!(".{key}"), "a pod template has only metadata and spec: move it there or remove it"))
+        }
         None => Ok(()),
     }
 }
@@ -47,9 +55,13 @@ fn top(merged: &Value) -> Result<(), Refusal> {
 fn metadata(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     for field in ["labels", "annotations"] {
         for (key, value) in generated["metadata"][field].as_object().into_iter().flatten() {
-            let ours = key.starts_with("pollux.dev/") || [label::NAME, label::INSTANCE, label::MANAGED_BY].contains(&key.as_str());
+            let ours = key.starts_with("pollux.dev/")
+                || [label::NAME, label::INSTANCE, label::MANAGED_BY].contains(&key.as_str());
             if ours && merged["metadata"][field].get(key) != Some(value) {
-                return Err(refuse(format!(".metadata.{field}[{key}]"), "is set by Pollux, which finds the pods by it: remove it"));
+                return Err(refuse(
+                    format!(".metadata.{field}[{key}]"),
+                    "is set by Pollux, which finds the pods by it: remove it",
+                ));
             }
         }
     }
@@ -70,14 +82,19 @@ fn pod_spec(generated: &Value, merged: &Value) -> Result<(), Refusal> {
         return Err(refuse(".spec.restartPolicy", "pods of a bot are restarted always: remove it"));
     }
     if ["activeDeadlineSeconds", "ephemeralContainers"].iter().any(|field| merged.get(field).is_some()) {
-        return Err(refuse(".spec", "activeDeadlineSeconds and ephemeralContainers have no place in a bot's template: remove them"));
+        return Err(refuse(
+            ".spec",
+            "activeDeadlineSeconds and ephemeralContainers have no place in a bot's template: remove them",
+        ));
     }
     let needed = generated["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
     if merged["terminationGracePeriodSeconds"].as_i64().is_none_or(|seconds| seconds < needed) {
         return Err(Refusal {
             reason: Reason::GracePeriodTooShort,
             path: ".spec.terminationGracePeriodSeconds".into(),
-            mend: format!("must be at least {needed} (drain + takeover 15 + slack 10): remove it, or lower spec.handover.drainTimeoutSeconds"),
+            mend: format!(
+                "must be at least {needed} (drain + takeover 15 + slack 10): remove it, or lower spec.handover.drainTimeoutSeconds"
+            ),
         });
     }
     Ok(())
@@ -89,24 +106,39 @@ fn named<'a>(template: &'a Value, list: &str, name: &str) -> Option<&'a Map<Stri
 
 fn agent(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     let path = ".spec.initContainers[agent]";
-    let (Some(ours), Some(theirs)) = (named(generated, "initContainers", pod::AGENT_CONTAINER), named(merged, "initContainers", pod::AGENT_CONTAINER)) else {
+    let (Some(ours), Some(theirs)) = (
+        named(generated, "initContainers", pod::AGENT_CONTAINER),
+        named(merged, "initContainers", pod::AGENT_CONTAINER),
+    ) else {
         return Err(refuse(path, "the agent cannot be removed"));
     };
     let all = ours.keys().chain(theirs.keys());
     match all.into_iter().find(|field| !AGENT_MAY.contains(&field.as_str()) && ours.get(*field) != theirs.get(*field)) {
         Some(field) if field == "image" => Err(refuse(format!("{path}.image"), "set spec.agent.image instead")),
-        Some(field) => Err(refuse(format!("{path}.{field}"), "the agent's container takes only resources, securityContext and imagePullPolicy from here: remove it")),
-        None if merged["spec"]["initContainers"][0]["name"] != pod::AGENT_CONTAINER => Err(refuse(path, "the agent must stay the first init container")),
+        Some(field) => Err(refuse(
+            format!("{path}.{field}"),
+            "the agent's container takes only resources, securityContext and imagePullPolicy from here: remove it",
+        )),
+        None if merged["spec"]["initContainers"][0]["name"] != pod::AGENT_CONTAINER => {
+            Err(refuse(path, "the agent must stay the first init container"))
+        }
         None => Ok(()),
     }
 }
 
 fn bot(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     let path = ".spec.containers[bot]";
-    let (Some(ours), Some(theirs)) = (named(generated, "containers", pod::BOT_CONTAINER), named(merged, "containers", pod::BOT_CONTAINER)) else {
+    let (Some(ours), Some(theirs)) =
+        (named(generated, "containers", pod::BOT_CONTAINER), named(merged, "containers", pod::BOT_CONTAINER))
+    else {
         return Err(refuse(path, "the bot's container cannot be removed"));
     };
-    for (field, instead) in [("image", "spec.image"), ("imagePullPolicy", "spec.imagePullPolicy"), ("command", "spec.command"), ("args", "spec.args")] {
+    for (field, instead) in [
+        ("image", "spec.image"),
+        ("imagePullPolicy", "spec.imagePullPolicy"),
+        ("command", "spec.command"),
+        ("args", "spec.args"),
+    ] {
         if ours.get(field) != theirs.get(field) {
             return Err(refuse(format!("{path}.{field}"), format!("set {instead} instead")));
         }
@@ -117,12 +149,24 @@ fn bot(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     if theirs.get("restartPolicy").is_some() {
         return Err(refuse(format!("{path}.restartPolicy"), "the bot is restarted always: remove it"));
     }
-    for (list, key, mine) in [("env", "name", is_our_variable as fn(&Value) -> bool), ("volumeMounts", "name", is_our_volume)] {
+    for (list, key, mine) in
+        [("env", "name", is_our_variable as fn(&Value) -> bool), ("volumeMounts", "name", is_our_volume)]
+    {
         let kept = |container: &Map<String, Value>| -> Vec<Value> {
-            container.get(list).and_then(Value::as_array).into_iter().flatten().filter(|item| mine(&item[key])).cloned().collect()
+            container
+                .get(list)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter(|item| mine(&item[key]))
+                .cloned()
+                .collect()
         };
         if kept(ours) != kept(theirs) {
-            return Err(refuse(format!("{path}.{list}"), "those of Pollux (TELEGRAM_* that lead to the agent, volumes pollux-*) cannot be changed: remove them"));
+            return Err(refuse(
+                format!("{path}.{list}"),
+                "those of Pollux (TELEGRAM_* that lead to the agent, volumes pollux-*) cannot be changed: remove them",
+            ));
         }
     }
     Ok(())
@@ -142,17 +186,27 @@ fn containers(spec: &Value) -> Result<(), Refusal> {
         for container in spec[list].as_array().into_iter().flatten().filter(|c| c["name"] != pod::AGENT_CONTAINER) {
             let path = format!(".spec.{list}[{}]", container["name"].as_str().unwrap_or("?"));
             let ports = container["ports"].as_array().into_iter().flatten();
-            if let Some(port) = ports.filter_map(|port| port["containerPort"].as_i64()).find(|port| [pod::GATE_PORT, pod::HEALTH_PORT].contains(&i32::try_from(*port).unwrap_or_default())) {
+            if let Some(port) = ports
+                .filter_map(|port| port["containerPort"].as_i64())
+                .find(|port| [pod::GATE_PORT, pod::HEALTH_PORT].contains(&i32::try_from(*port).unwrap_or_default()))
+            {
                 return Err(Refusal {
                     reason: Reason::PortConflict,
                     path: format!("{path}.ports"),
-                    mend: format!("port {port} is the agent's, and containers of a pod share their ports: use another one"),
+                    mend: format!(
+                        "port {port} is the agent's, and containers of a pod share their ports: use another one"
+                    ),
                 });
             }
             let mounts = container["volumeMounts"].as_array().into_iter().flatten();
-            let allowed = |name: &Value| container["name"] == pod::BOT_CONTAINER && (name == pod::SHARED_VOLUME || name == pod::TOKEN_VOLUME);
+            let allowed = |name: &Value| {
+                container["name"] == pod::BOT_CONTAINER && (name == pod::SHARED_VOLUME || name == pod::TOKEN_VOLUME)
+            };
             if mounts.map(|mount| &mount["name"]).any(|name| is_our_volume(name) && !allowed(name)) {
-                return Err(refuse(format!("{path}.volumeMounts"), "volumes pollux-* belong to the agent: mount the Secret or ConfigMap by a volume of your own"));
+                return Err(refuse(
+                    format!("{path}.volumeMounts"),
+                    "volumes pollux-* belong to the agent: mount the Secret or ConfigMap by a volume of your own",
+                ));
             }
         }
     }
@@ -160,7 +214,9 @@ fn containers(spec: &Value) -> Result<(), Refusal> {
 }
 
 fn volumes(generated: &Value, merged: &Value) -> Result<(), Refusal> {
-    let ours = |spec: &Value| -> Vec<Value> { spec["volumes"].as_array().into_iter().flatten().filter(|v| is_our_volume(&v["name"])).cloned().collect() };
+    let ours = |spec: &Value| -> Vec<Value> {
+        spec["volumes"].as_array().into_iter().flatten().filter(|v| is_our_volume(&v["name"])).cloned().collect()
+    };
     if ours(generated) != ours(merged) {
         return Err(refuse(".spec.volumes", "names that start with pollux- are Pollux's own: use another name"));
     }
@@ -176,7 +232,14 @@ mod tests {
 
     fn judged(patch: Value) -> Result<(), Refusal> {
         let spec = serde_json::from_value(json!({"image": "i", "tokenSecretRef": {"name": "t"}})).unwrap();
-        let context = Context { cluster: "c", namespace: "n", bot: "echo", revision: "r", agent_image: "a", service_account: "s" };
+        let context = Context {
+            cluster: "c",
+            namespace: "n",
+            bot: "echo",
+            revision: "r",
+            agent_image: "a",
+            service_account: "s",
+        };
         let generated = render(&spec, &context);
         let mut merged = generated.clone();
         merge::merge(&mut merged, patch.as_object().unwrap()).unwrap();
@@ -212,18 +275,34 @@ mod tests {
         refused(json!({"spec": {"hostNetwork": true}}), invalid, "whole node");
         refused(json!({"spec": {"shareProcessNamespace": true}}), invalid, "signal the agent");
         refused(json!({"spec": {"hostPID": true}}), invalid, "signal the agent");
-        refused(json!({"spec": {"containers": [{"name": "bot", "env": [{"name": "TELEGRAM_API_ROOT", "value": "https://api.telegram.org"}]}]}}), invalid, "cannot be changed");
-        refused(json!({"spec": {"containers": [{"name": "bot", "env": [{"name": "TELOXIDE_API_URL", "$patch": "delete"}]}]}}), invalid, "cannot be changed");
+        refused(
+            json!({"spec": {"containers": [{"name": "bot", "env": [{"name": "TELEGRAM_API_ROOT", "value": "https://api.telegram.org"}]}]}}),
+            invalid,
+            "cannot be changed",
+        );
+        refused(
+            json!({"spec": {"containers": [{"name": "bot", "env": [{"name": "TELOXIDE_API_URL", "$patch": "delete"}]}]}}),
+            invalid,
+            "cannot be changed",
+        );
     }
 
     #[test]
     fn template_that_breaks_the_handover() {
         let invalid = Reason::PodTemplateInvalid;
-        refused(json!({"spec": {"containers": [{"name": "bot", "lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}]}}), invalid, "hands over");
+        refused(
+            json!({"spec": {"containers": [{"name": "bot", "lifecycle": {"preStop": {"exec": {"command": ["true"]}}}}]}}),
+            invalid,
+            "hands over",
+        );
         refused(json!({"spec": {"containers": [{"name": "bot", "lifecycle": null}]}}), invalid, "hands over");
         refused(json!({"spec": {"terminationGracePeriodSeconds": 30}}), Reason::GracePeriodTooShort, "at least 45");
         refused(json!({"spec": {"terminationGracePeriodSeconds": null}}), Reason::GracePeriodTooShort, "at least 45");
-        refused(json!({"spec": {"initContainers": [{"name": "agent", "$patch": "delete"}]}}), invalid, "cannot be removed");
+        refused(
+            json!({"spec": {"initContainers": [{"name": "agent", "$patch": "delete"}]}}),
+            invalid,
+            "cannot be removed",
+        );
         refused(json!({"spec": {"containers": [{"name": "bot", "$patch": "delete"}]}}), invalid, "cannot be removed");
     }
 
@@ -232,18 +311,46 @@ mod tests {
         let invalid = Reason::PodTemplateInvalid;
         refused(json!({"spec": {"initContainers": [{"name": "agent", "image": "x"}]}}), invalid, "spec.agent.image");
         refused(json!({"spec": {"initContainers": [{"name": "agent", "args": ["x"]}]}}), invalid, "takes only");
-        refused(json!({"spec": {"initContainers": [{"name": "agent", "env": [{"name": "POLLUX_LEASE_URI_FILE", "value": "x"}]}]}}), invalid, "takes only");
-        refused(json!({"spec": {"initContainers": [{"name": "agent", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}]}}), invalid, "takes only");
+        refused(
+            json!({"spec": {"initContainers": [{"name": "agent", "env": [{"name": "POLLUX_LEASE_URI_FILE", "value": "x"}]}]}}),
+            invalid,
+            "takes only",
+        );
+        refused(
+            json!({"spec": {"initContainers": [{"name": "agent", "volumeMounts": [{"name": "x", "mountPath": "/x"}]}]}}),
+            invalid,
+            "takes only",
+        );
     }
 
     #[test]
     fn template_that_takes_what_is_the_agents() {
-        refused(json!({"spec": {"containers": [{"name": "bot", "ports": [{"containerPort": 8081}]}]}}), Reason::PortConflict, "8081");
-        refused(json!({"spec": {"containers": [{"name": "side", "ports": [{"containerPort": 9464}]}]}}), Reason::PortConflict, "9464");
+        refused(
+            json!({"spec": {"containers": [{"name": "bot", "ports": [{"containerPort": 8081}]}]}}),
+            Reason::PortConflict,
+            "8081",
+        );
+        refused(
+            json!({"spec": {"containers": [{"name": "side", "ports": [{"containerPort": 9464}]}]}}),
+            Reason::PortConflict,
+            "9464",
+        );
         let invalid = Reason::PodTemplateInvalid;
-        refused(json!({"spec": {"containers": [{"name": "side", "image": "x", "volumeMounts": [{"name": "pollux-lease", "mountPath": "/x"}]}]}}), invalid, "belong to the agent");
-        refused(json!({"spec": {"containers": [{"name": "bot", "volumeMounts": [{"name": "pollux-lease", "mountPath": "/x"}]}]}}), invalid, "cannot be changed");
-        refused(json!({"spec": {"volumes": [{"name": "pollux-token", "secret": {"secretName": "x"}}]}}), invalid, "use another name");
+        refused(
+            json!({"spec": {"containers": [{"name": "side", "image": "x", "volumeMounts": [{"name": "pollux-lease", "mountPath": "/x"}]}]}}),
+            invalid,
+            "belong to the agent",
+        );
+        refused(
+            json!({"spec": {"containers": [{"name": "bot", "volumeMounts": [{"name": "pollux-lease", "mountPath": "/x"}]}]}}),
+            invalid,
+            "cannot be changed",
+        );
+        refused(
+            json!({"spec": {"volumes": [{"name": "pollux-token", "secret": {"secretName": "x"}}]}}),
+            invalid,
+            "use another name",
+        );
         refused(json!({"spec": {"volumes": [{"name": "pollux-mine", "emptyDir": {}}]}}), invalid, "use another name");
     }
 

@@ -15,7 +15,11 @@ use crate::revision::Stored;
 use crate::status::{Facts, whole_seconds};
 
 /// The last handover, if the lease database was heard.
-pub(crate) fn last_handover(facts: &Facts<'_>, view: Option<&BotView>, before: &TelegramBotStatus) -> Option<LastHandover> {
+pub(crate) fn last_handover(
+    facts: &Facts<'_>,
+    view: Option<&BotView>,
+    before: &TelegramBotStatus,
+) -> Option<LastHandover> {
     let handover = view?.last_handover.as_ref()?;
     let old = before.last_handover.as_ref().filter(|old| old.epoch == handover.epoch);
     let found = reason(handover, facts.stored, &facts.observed.pods);
@@ -40,12 +44,17 @@ fn pod(party: Option<&Party>) -> String {
 }
 
 fn reason(handover: &Handover, stored: &[Stored], pods: &[Pod]) -> HandoverReason {
-    let said = HandoverReason::ALL.iter().copied().find(|reason| reason.as_str() == handover.reason).unwrap_or(HandoverReason::Manual);
+    let said = HandoverReason::ALL
+        .iter()
+        .copied()
+        .find(|reason| reason.as_str() == handover.reason)
+        .unwrap_or(HandoverReason::Manual);
     if !matches!(said, HandoverReason::PodDeleted | HandoverReason::Rollout | HandoverReason::Rollback) {
         return said;
     }
     let (Some(from), Some(to)) = (&handover.from, &handover.to) else { return said };
-    let number = |party: &Party| stored.iter().find(|stored| stored.name == party.replica.revision).map(|stored| stored.number);
+    let number =
+        |party: &Party| stored.iter().find(|stored| stored.name == party.replica.revision).map(|stored| stored.number);
     if from.replica.revision != to.replica.revision {
         return match (number(from), number(to)) {
             (Some(from), Some(to)) if to < from => HandoverReason::Rollback,
@@ -59,5 +68,7 @@ fn reason(handover: &Handover, stored: &[Stored], pods: &[Pod]) -> HandoverReaso
 /// Whether the pod goes because it was evicted: what a drain of its node does.
 fn is_evicted(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("EvictionByEvictionAPI"))
+    conditions.into_iter().flatten().any(|c| {
+        c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("EvictionByEvictionAPI")
+    })
 }

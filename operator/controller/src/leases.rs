@@ -77,7 +77,9 @@ impl Leases {
                     .filter_map(move |look| {
                         let what = match look {
                             Look::All => Some(None),
-                            Look::At(resource) if resource.cluster == cluster => Some(Some((resource.namespace, resource.name))),
+                            Look::At(resource) if resource.cluster == cluster => {
+                                Some(Some((resource.namespace, resource.name)))
+                            }
                             Look::At(_) => None,
                         };
                         std::future::ready(what)
@@ -114,7 +116,10 @@ impl Leases {
         let Some(observer) = self.databases.get(database) else {
             return Seen::Unknown { known: self.databases.keys().cloned().collect() };
         };
-        if let ObserverState::Down { error, .. } = &*observer.state().borrow() {
+        let mut state = observer.state();
+        // Just started is not unreachable: without this wait every start would say so in every status.
+        let _ = tokio::time::timeout(DEADLINE, state.wait_for(|state| *state != ObserverState::Connecting)).await;
+        if let ObserverState::Down { error, .. } = &*state.borrow() {
             return Seen::Unreachable { error: error.clone() };
         }
         match tokio::time::timeout(DEADLINE, observer.bot(resource)).await {
@@ -126,7 +131,9 @@ impl Leases {
 
     /// Writes the settings of a bot if they differ.
     pub(crate) async fn put(&self, database: &str, resource: &Resource, setting: &Setting) -> Result<(), String> {
-        let Some(observer) = self.databases.get(database) else { return Err(format!("no lease database is called {database:?}")) };
+        let Some(observer) = self.databases.get(database) else {
+            return Err(format!("no lease database is called {database:?}"));
+        };
         match tokio::time::timeout(DEADLINE, observer.put_setting(resource, setting)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(chain(&error)),

@@ -84,7 +84,11 @@ fn main() -> ExitCode {
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("POLLUX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() { logs.init() } else { logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init() }
+    if std::io::stderr().is_terminal() {
+        logs.init()
+    } else {
+        logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+    }
     // ring is the only provider in the tree; named all the same, so that a second one would not make the client panic.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A panic in any task would leave a process that looks alive and does half of its work.

@@ -50,7 +50,10 @@ impl Kind {
     /// The key by which the items of this list are told apart; `None`: the list is one value.
     pub(crate) fn merge_key(self, field: &str) -> Option<&'static str> {
         match (self, field) {
-            (Self::PodSpec, "containers" | "initContainers" | "volumes" | "imagePullSecrets" | "schedulingGates" | "resourceClaims") => Some("name"),
+            (
+                Self::PodSpec,
+                "containers" | "initContainers" | "volumes" | "imagePullSecrets" | "schedulingGates" | "resourceClaims",
+            ) => Some("name"),
             (Self::PodSpec, "hostAliases") => Some("ip"),
             (Self::PodSpec, "topologySpreadConstraints") => Some("topologyKey"),
             (Self::Container, "env") => Some("name"),
@@ -66,11 +69,19 @@ fn error(path: &str, what: impl Into<String>) -> MergeError {
     MergeError { path: path.to_owned(), what: what.into() }
 }
 
-fn merge_object(kind: Kind, path: &str, base: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), MergeError> {
+fn merge_object(
+    kind: Kind,
+    path: &str,
+    base: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<(), MergeError> {
     for (field, value) in patch {
         let path = format!("{path}.{field}");
         if field.starts_with('$') {
-            return Err(error(&path, "this directive is not supported here: use null, `$patch: delete` on an item of a list, or `$patch: replace` on an object"));
+            return Err(error(
+                &path,
+                "this directive is not supported here: use null, `$patch: delete` on an item of a list, or `$patch: replace` on an object",
+            ));
         }
         match (base.get_mut(field), value) {
             (_, Value::Null) => {
@@ -157,7 +168,9 @@ fn replaces(path: &str, object: &Map<String, Value>) -> Result<bool, MergeError>
     match object.get("$patch").map(Value::as_str) {
         None => Ok(false),
         Some(Some("replace")) => Ok(true),
-        Some(_) => Err(error(&format!("{path}.$patch"), "must be `replace` on an object; to remove a field set it to null")),
+        Some(_) => {
+            Err(error(&format!("{path}.$patch"), "must be `replace` on an object; to remove a field set it to null"))
+        }
     }
 }
 
@@ -200,7 +213,10 @@ mod tests {
             {"name": "side", "image": "s"},
         ]}}));
         let containers = &result["spec"]["containers"];
-        assert_eq!(containers[0]["env"], json!([{"name": "A", "value": "1"}, {"name": "B", "value": "3"}, {"name": "C", "value": "4"}]));
+        assert_eq!(
+            containers[0]["env"],
+            json!([{"name": "A", "value": "1"}, {"name": "B", "value": "3"}, {"name": "C", "value": "4"}])
+        );
         assert_eq!(containers[0]["image"], "i");
         assert_eq!(containers[1], json!({"name": "side", "image": "s"}));
     }
@@ -212,19 +228,26 @@ mod tests {
             "volumes": [{"name": "w", "emptyDir": {"medium": "Memory"}}],
         }}));
         assert_eq!(result["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().len(), 2);
-        assert_eq!(result["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {"medium": "Memory"}}]));
+        assert_eq!(
+            result["spec"]["volumes"],
+            json!([{"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {"medium": "Memory"}}])
+        );
     }
 
     #[test]
     fn plain_lists_are_replaced_and_plain_objects_merged() {
-        let result = merged(json!({"metadata": {"labels": {"b": "2"}}, "spec": {"containers": [{"name": "bot", "args": ["z"]}]}}));
+        let result = merged(
+            json!({"metadata": {"labels": {"b": "2"}}, "spec": {"containers": [{"name": "bot", "args": ["z"]}]}}),
+        );
         assert_eq!(result["spec"]["containers"][0]["args"], json!(["z"]));
         assert_eq!(result["metadata"]["labels"], json!({"a": "1", "b": "2"}));
     }
 
     #[test]
     fn null_removes_and_leaves_nothing_behind() {
-        let result = merged(json!({"spec": {"securityContext": {"seccompProfile": null, "runAsUser": null}, "affinity": {"x": null}}}));
+        let result = merged(
+            json!({"spec": {"securityContext": {"seccompProfile": null, "runAsUser": null}, "affinity": {"x": null}}}),
+        );
         assert_eq!(result["spec"]["securityContext"], json!({"runAsNonRoot": true}));
         assert_eq!(result["spec"]["affinity"], json!({}));
     }
@@ -243,10 +266,19 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_by_their_path() {
-        assert_eq!(refused(json!({"spec": {"containers": [{"image": "x"}]}})), "spec.podTemplate.spec.containers[0]: needs `name`, which tells the items of this list apart");
+        assert_eq!(
+            refused(json!({"spec": {"containers": [{"image": "x"}]}})),
+            "spec.podTemplate.spec.containers[0]: needs `name`, which tells the items of this list apart"
+        );
         assert_eq!(refused(json!({"spec": {"containers": "bot"}})), "spec.podTemplate.spec.containers: must be a list");
-        assert_eq!(refused(json!({"spec": {"nodeSelector": ["a"]}})), "spec.podTemplate.spec.nodeSelector: must be an object");
+        assert_eq!(
+            refused(json!({"spec": {"nodeSelector": ["a"]}})),
+            "spec.podTemplate.spec.nodeSelector: must be an object"
+        );
         assert!(refused(json!({"spec": {"$retainKeys": ["a"]}})).contains("this directive is not supported"));
-        assert!(refused(json!({"spec": {"containers": [{"name": "bot", "$patch": "merge"}]}})).contains("must be `delete` or `replace`"));
+        assert!(
+            refused(json!({"spec": {"containers": [{"name": "bot", "$patch": "merge"}]}}))
+                .contains("must be `delete` or `replace`")
+        );
     }
 }

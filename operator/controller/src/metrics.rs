@@ -14,8 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use pollux_api::words::Phase;
 use pollux_api::TelegramBotStatus;
+use pollux_api::words::Phase;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Result_ {
@@ -72,13 +72,23 @@ impl Metrics {
         controller.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         controller.register("leader", "1 in the replica that reconciles", leader.clone());
         controller.register("reconcile", "Reconciles, by how they ended", reconciles.clone());
-        controller.register_with_unit("reconcile_duration", "How long reconciles took", Unit::Seconds, duration.clone());
+        controller.register_with_unit(
+            "reconcile_duration",
+            "How long reconciles took",
+            Unit::Seconds,
+            duration.clone(),
+        );
         controller.register("writes", "Calls of the Kubernetes API that write", writes.clone());
         let bots = registry.sub_registry_with_prefix("pollux_bot");
         bots.register("phase", "1 for the phase that the bot is in", phase.clone());
         bots.register("replicas_desired", "Pods that the bot should have", desired.clone());
         bots.register("replicas_ready", "Pods that could lead at once", ready.clone());
-        bots.register_with_unit("last_handover_gap", "Time without a poll at the last change of leadership", Unit::Seconds, gap.clone());
+        bots.register_with_unit(
+            "last_handover_gap",
+            "Time without a poll at the last change of leadership",
+            Unit::Seconds,
+            gap.clone(),
+        );
         Self(Arc::new(Inner { registry, leader, reconciles, duration, writes, phase, desired, ready, gap }))
     }
 
@@ -116,7 +126,11 @@ impl Metrics {
     pub(crate) fn forget(&self, namespace: &str, bot: &str) {
         let labels = Bot { namespace: namespace.to_owned(), bot: bot.to_owned() };
         for phase in Phase::ALL {
-            self.0.phase.remove(&BotPhase { namespace: namespace.to_owned(), bot: bot.to_owned(), phase: phase.as_str() });
+            self.0.phase.remove(&BotPhase {
+                namespace: namespace.to_owned(),
+                bot: bot.to_owned(),
+                phase: phase.as_str(),
+            });
         }
         self.0.desired.remove(&labels);
         self.0.ready.remove(&labels);

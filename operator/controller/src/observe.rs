@@ -43,9 +43,20 @@ pub(crate) fn child_name(bot: &str) -> String {
 }
 
 /// Looks at a bot. `None`: it is gone.
-pub(crate) async fn observe(cluster: &Cluster, leases: &Leases, cluster_id: &str, namespace: &str, name: &str) -> Result<Option<Observed>, Error> {
+pub(crate) async fn observe(
+    cluster: &Cluster,
+    leases: &Leases,
+    cluster_id: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Observed>, Error> {
     let Some(bot) = cluster.get::<TelegramBot>(namespace, name).await? else { return Ok(None) };
-    let mine = ListParams::default().labels(&format!("{}={},{}={name}", label::MANAGED_BY, label::MANAGED_BY_VALUE, label::BOT));
+    let mine = ListParams::default().labels(&format!(
+        "{}={},{}={name}",
+        label::MANAGED_BY,
+        label::MANAGED_BY_VALUE,
+        label::BOT
+    ));
     let child = child_name(name);
     let resource = Resource { cluster: cluster_id.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
     let (deployment, service_account, budget, revisions, pods, lease) = tokio::join!(

@@ -84,7 +84,9 @@ fn rolled_out(mut observed: Observed) -> Observed {
     let plan = planned(&observed);
     let children = build(&observed, &plan);
     if let Some(revision) = children.revision {
-        observed.revisions.retain(|old| Some(old.metadata.name.as_deref().unwrap()) != revision["metadata"]["name"].as_str());
+        observed
+            .revisions
+            .retain(|old| Some(old.metadata.name.as_deref().unwrap()) != revision["metadata"]["name"].as_str());
         observed.revisions.push(serde_json::from_value(revision).unwrap());
     }
     let mut deployment = children.deployment.unwrap();
@@ -109,7 +111,13 @@ fn pod(name: &str, revision: &str, ready: bool) -> k8s_openapi::api::core::v1::P
 fn party(pod: &str, revision: &str) -> Party {
     Party {
         id: format!("id-{pod}"),
-        replica: Replica { resource: resource(), pod: pod.into(), pod_uid: format!("uid-{pod}"), node: "node-1".into(), revision: revision.into() },
+        replica: Replica {
+            resource: resource(),
+            pod: pod.into(),
+            pod_uid: format!("uid-{pod}"),
+            node: "node-1".into(),
+            revision: revision.into(),
+        },
     }
 }
 
@@ -271,7 +279,10 @@ fn rollout_waits_for_the_lease_database_and_scaling_does_not() {
     observed.lease = Seen::Unreachable { error: "connection refused".into() };
     observed.bot = bot(json!({"image": "two", "replicas": 3}));
     let plan = planned(&observed);
-    assert_eq!(plan.rollout, RolloutDecision::Hold { reason: HoldReason::DatabaseUnreachable { error: "connection refused".into() } });
+    assert_eq!(
+        plan.rollout,
+        RolloutDecision::Hold { reason: HoldReason::DatabaseUnreachable { error: "connection refused".into() } }
+    );
     assert_eq!(plan.revision.as_ref(), Some(&live));
     let deployment = build(&observed, &plan).deployment.unwrap();
     assert_eq!((&deployment["spec"]["replicas"], &deployment["spec"]["template"]), (&json!(3), &live.template));
@@ -294,7 +305,9 @@ fn invalid_template_leaves_the_old_pods_and_can_still_be_suspended() {
     let live = planned(&observed).revision.unwrap();
     observed.bot = bot(json!({"podTemplate": {"spec": {"hostNetwork": true}}}));
     let plan = planned(&observed);
-    assert!(matches!(&plan.rollout, RolloutDecision::Hold { reason: HoldReason::Invalid(invalid) } if invalid.reason == Reason::PodTemplateInvalid));
+    assert!(
+        matches!(&plan.rollout, RolloutDecision::Hold { reason: HoldReason::Invalid(invalid) } if invalid.reason == Reason::PodTemplateInvalid)
+    );
     assert_eq!(build(&observed, &plan).deployment.unwrap()["spec"]["template"], live.template);
     let told = told(&observed);
     assert_eq!(reason(&told, ConditionType::SpecValid), ("False".into(), "PodTemplateInvalid".into()));
@@ -310,7 +323,10 @@ fn deployment_of_somebody_else_is_not_touched() {
     let mut observed = fresh(json!({}));
     observed.deployment = Some(serde_json::from_value::<Deployment>(json!({"metadata": {"name": "echo"}})).unwrap());
     let plan = planned(&observed);
-    assert_eq!(build(&observed, &plan), Children { revision: None, service_account: None, budget: None, deployment: None });
+    assert_eq!(
+        build(&observed, &plan),
+        Children { revision: None, service_account: None, budget: None, deployment: None }
+    );
     assert_eq!(plan.setting, None);
     let told = told(&observed);
     assert_eq!(reason(&told, ConditionType::SpecValid), ("False".into(), "NameConflict".into()));
@@ -330,7 +346,10 @@ fn unknown_database_names_those_that_there_are() {
 fn pods_of_another_database_are_gone_before_new_ones_come() {
     let mut observed = running(json!({}));
     observed.bot = bot(json!({"lease": {"database": "other"}}));
-    assert_eq!(planned(&observed).rollout, RolloutDecision::Hold { reason: HoldReason::OtherDatabase { database: "default".into() } });
+    assert_eq!(
+        planned(&observed).rollout,
+        RolloutDecision::Hold { reason: HoldReason::OtherDatabase { database: "default".into() } }
+    );
     observed.pods.clear();
     assert!(matches!(planned(&observed).rollout, RolloutDecision::Roll { .. }));
 }
@@ -408,7 +427,11 @@ fn handover_between_revisions_is_a_rollout_and_back_a_rollback() {
         drain_outcome: Some("clean".into()),
         gap: Some(Duration::from_millis(38)),
     };
-    for (from, to, expected) in [(&first, &second, HandoverReason::Rollout), (&second, &first, HandoverReason::Rollback), (&second, &second, HandoverReason::PodDeleted)] {
+    for (from, to, expected) in [
+        (&first, &second, HandoverReason::Rollout),
+        (&second, &first, HandoverReason::Rollback),
+        (&second, &second, HandoverReason::PodDeleted),
+    ] {
         let mut view = led_by("b", to, 2);
         view.last_handover = Some(handover(from, to));
         observed.lease = Seen::Bot(Some(Box::new(view)));
@@ -424,7 +447,9 @@ fn events_of_a_rollout_are_said_once() {
     let before = observed.bot.status.clone().unwrap();
     observed.bot = TelegramBot { status: Some(before.clone()), ..bot(json!({"image": "two"})) };
     let started = told(&observed);
-    let reasons = |from: &TelegramBotStatus, to: &TelegramBotStatus, created| between(from, to, created).iter().map(|h| h.reason).collect::<Vec<_>>();
+    let reasons = |from: &TelegramBotStatus, to: &TelegramBotStatus, created| {
+        between(from, to, created).iter().map(|h| h.reason).collect::<Vec<_>>()
+    };
     assert_eq!(reasons(&before, &started, true), [EventReason::RevisionCreated, EventReason::RolloutStarted]);
     observed = rolled_out(observed);
     let revision = planned(&observed).revision.unwrap().name;
@@ -438,7 +463,8 @@ fn events_of_a_rollout_are_said_once() {
 #[test]
 fn suspended_bot_has_no_pods_and_keeps_the_rest() {
     let observed = running(json!({"replicas": 2}));
-    let observed = rolled_out(Observed { bot: bot(json!({"replicas": 2, "suspend": true})), lease: Seen::Bot(None), ..observed });
+    let observed =
+        rolled_out(Observed { bot: bot(json!({"replicas": 2, "suspend": true})), lease: Seen::Bot(None), ..observed });
     let plan = planned(&observed);
     assert_eq!((plan.replicas, plan.budget, plan.rollout), (0, false, RolloutDecision::Keep));
     let told = told(&observed);
@@ -450,7 +476,8 @@ fn suspended_bot_has_no_pods_and_keeps_the_rest() {
 fn old_revisions_are_pruned_but_never_one_in_use() {
     let mut observed = running(json!({}));
     for number in 0..15 {
-        let stored = Stored { name: format!("old{number}"), number: number - 20, image: "i".into(), template: json!({}) };
+        let stored =
+            Stored { name: format!("old{number}"), number: number - 20, image: "i".into(), template: json!({}) };
         let object: ControllerRevision = serde_json::from_value(json!({
             "metadata": {"name": revision::object_name("echo", &stored.name), "labels": {"pollux.dev/revision": stored.name}}, "revision": stored.number, "data": stored.data(),
         }))

@@ -86,9 +86,15 @@ pub(crate) fn plan(observed: &Observed, stored: &[Stored], target: Result<Target
     let rollout = decide(observed, live.as_deref(), &target);
     let newest = stored.iter().map(|stored| stored.number).max().unwrap_or_default();
     let (revision, store) = match (&rollout, target) {
-        (RolloutDecision::Hold { .. }, _) | (_, Err(_)) => (stored.iter().find(|s| Some(&s.name) == live.as_ref()).cloned(), false),
-        (_, Ok(Target::New { name, image, template })) => (Some(Stored { name, number: newest + 1, image, template }), true),
-        (RolloutDecision::Roll { .. }, Ok(Target::Known(known))) if known.number < newest => (Some(Stored { number: newest + 1, ..known }), true),
+        (RolloutDecision::Hold { .. }, _) | (_, Err(_)) => {
+            (stored.iter().find(|s| Some(&s.name) == live.as_ref()).cloned(), false)
+        }
+        (_, Ok(Target::New { name, image, template })) => {
+            (Some(Stored { name, number: newest + 1, image, template }), true)
+        }
+        (RolloutDecision::Roll { .. }, Ok(Target::Known(known))) if known.number < newest => {
+            (Some(Stored { number: newest + 1, ..known }), true)
+        }
         (_, Ok(Target::Known(known))) => (Some(known), false),
     };
     let replicas = if spec.suspend { 0 } else { spec.replicas };
@@ -150,7 +156,8 @@ fn other_database(observed: &Observed) -> Option<String> {
 /// Who may lead: the revision that is wanted first, then those that pods still run, newest first.
 fn setting(observed: &Observed, stored: &[Stored], wanted: &Stored) -> Setting {
     let number = |name: &str| stored.iter().find(|stored| stored.name == name).map_or(0, |stored| stored.number);
-    let running: BTreeSet<&str> = observed.pods.iter().filter(|pod| !is_over(pod)).map(revision).filter(|name| !name.is_empty()).collect();
+    let running: BTreeSet<&str> =
+        observed.pods.iter().filter(|pod| !is_over(pod)).map(revision).filter(|name| !name.is_empty()).collect();
     let live = observed.deployment.as_ref().and_then(live_revision);
     let mut others: Vec<&str> = running.into_iter().filter(|name| *name != wanted.name).collect();
     // A Deployment whose pods are not there yet, or not there at this moment, still counts.
@@ -159,7 +166,11 @@ fn setting(observed: &Observed, stored: &[Stored], wanted: &Stored) -> Setting {
     }
     others.sort_by_key(|name| std::cmp::Reverse(number(name)));
     let eligible = std::iter::once(wanted.name.as_str()).chain(others).map(str::to_owned).collect();
-    Setting { generation: observed.bot.metadata.generation.unwrap_or_default(), eligible: Some(eligible), json: hot(&observed.bot.spec) }
+    Setting {
+        generation: observed.bot.metadata.generation.unwrap_or_default(),
+        eligible: Some(eligible),
+        json: hot(&observed.bot.spec),
+    }
 }
 
 /// The fields that reach running agents.
@@ -173,7 +184,9 @@ fn hot(spec: &TelegramBotSpec) -> Value {
 fn prune(observed: &Observed, stored: &[Stored], wanted: Option<&Stored>) -> Vec<String> {
     let live = observed.deployment.as_ref().and_then(live_revision);
     let in_use = |name: &str| {
-        wanted.is_some_and(|wanted| wanted.name == name) || live.as_deref() == Some(name) || observed.pods.iter().any(|pod| revision(pod) == name)
+        wanted.is_some_and(|wanted| wanted.name == name)
+            || live.as_deref() == Some(name)
+            || observed.pods.iter().any(|pod| revision(pod) == name)
     };
     let mut idle: Vec<&Stored> = stored.iter().filter(|stored| !in_use(&stored.name)).collect();
     idle.sort_by_key(|stored| std::cmp::Reverse(stored.number));

@@ -48,11 +48,17 @@ pub(crate) fn yaml() -> String {
         if scope != Scope::Bots {
             text.push_str("---\n");
         }
-        let _ = writeln!(text, "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\nrules:");
+        let _ =
+            writeln!(text, "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\nrules:");
         for Rule(_, group, resource, names, verbs) in RULES.iter().filter(|rule| rule.0 == scope) {
             let group = if group.is_empty() { "\"\"" } else { group };
-            let names = if names.is_empty() { String::new() } else { format!(", resourceNames: [{}]", names.join(", ")) };
-            let _ = writeln!(text, "  - {{apiGroups: [{group}], resources: [{resource}]{names}, verbs: [{}]}}", verbs.join(", "));
+            let names =
+                if names.is_empty() { String::new() } else { format!(", resourceNames: [{}]", names.join(", ")) };
+            let _ = writeln!(
+                text,
+                "  - {{apiGroups: [{group}], resources: [{resource}]{names}, verbs: [{}]}}",
+                verbs.join(", ")
+            );
         }
     }
     text
@@ -65,9 +71,27 @@ mod tests {
     #[test]
     fn nothing_that_opens_a_door() {
         for Rule(_, _, resource, _, verbs) in RULES {
-            assert!(!["secrets", "configmaps", "pods/exec", "pods/ephemeralcontainers", "clusterroles", "customresourcedefinitions", "*"].contains(resource), "{resource}");
-            assert!(!verbs.iter().any(|verb| ["*", "escalate", "bind", "impersonate", "deletecollection"].contains(verb)), "{resource}");
-            assert!(!(*resource == "pods" && verbs.iter().any(|verb| !["get", "list", "watch"].contains(verb))), "pods are never written");
+            assert!(
+                ![
+                    "secrets",
+                    "configmaps",
+                    "pods/exec",
+                    "pods/ephemeralcontainers",
+                    "clusterroles",
+                    "customresourcedefinitions",
+                    "*"
+                ]
+                .contains(resource),
+                "{resource}"
+            );
+            assert!(
+                !verbs.iter().any(|verb| ["*", "escalate", "bind", "impersonate", "deletecollection"].contains(verb)),
+                "{resource}"
+            );
+            assert!(
+                !(*resource == "pods" && verbs.iter().any(|verb| !["get", "list", "watch"].contains(verb))),
+                "pods are never written"
+            );
         }
     }
 
@@ -76,7 +100,12 @@ mod tests {
         let text = yaml();
         let kinds: Vec<String> = text
             .split("---\n")
-            .map(|document| pollux_api::manifest::from_yaml::<serde_json::Value>(document).unwrap()["kind"].as_str().unwrap().to_owned())
+            .map(|document| {
+                pollux_api::manifest::from_yaml::<serde_json::Value>(document).unwrap()["kind"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
             .collect();
         assert_eq!(kinds, ["ClusterRole", "ClusterRole", "Role"]);
     }

@@ -61,8 +61,22 @@ struct Failures {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(cluster: Cluster, leases: Leases, operator: Operator, metrics: Metrics, instance: String) -> Self {
-        Self { cluster, leases, operator, metrics, instance, limit: Semaphore::new(CONCURRENCY), failures: Mutex::default() }
+    pub(crate) fn new(
+        cluster: Cluster,
+        leases: Leases,
+        operator: Operator,
+        metrics: Metrics,
+        instance: String,
+    ) -> Self {
+        Self {
+            cluster,
+            leases,
+            operator,
+            metrics,
+            instance,
+            limit: Semaphore::new(CONCURRENCY),
+            failures: Mutex::default(),
+        }
     }
 
     fn succeeded(&self, bot: &(String, String)) {
@@ -122,31 +136,34 @@ async fn run(shared: &Shared, (namespace, name): &(String, String)) -> Result<Ac
     let resource = Resource { cluster: operator.cluster.clone(), namespace: namespace.clone(), name: name.clone() };
     let stored: Vec<Stored> = observed.revisions.iter().filter_map(Stored::read).collect();
 
-    let target = validate(&observed, &stored, operator);
-    let is_new = matches!(target, Ok(crate::validate::Target::New { .. }));
-    let mut plan = plan(&observed, &stored, target);
-    let mut children = build(&observed, &plan);
-    if is_new && plan.store {
-        match apply::dry_run(cluster, &observed, &children).await {
-            Ok(()) => {}
-            Err(Ok(invalid)) => {
-                plan = crate::plan::plan(&observed, &stored, Err(invalid));
-                children = build(&observed, &plan);
-            }
-            Err(Err(error)) => return Err(error),
-        }
-    }
+    let target = apply::dry_run(cluster, &observed, validate(&observed, &stored, operator)).await?;
+    let plan = plan(&observed, &stored, target);
+    let children = build(&observed, &plan);
     let applied = apply::apply(cluster, leases, &resource, &observed, &plan, children).await?;
     let plan = apply::outcome(plan, &applied);
     tell(shared, &observed, &plan, &applied, &stored, &resource).await
 }
 
 /// Writes the status if it changed, and the events that belong to the change.
-async fn tell(shared: &Shared, observed: &Observed, plan: &Plan, applied: &Applied, stored: &[Stored], resource: &Resource) -> Result<Action, Error> {
+async fn tell(
+    shared: &Shared,
+    observed: &Observed,
+    plan: &Plan,
+    applied: &Applied,
+    stored: &[Stored],
+    resource: &Resource,
+) -> Result<Action, Error> {
     let mut known = stored.to_vec();
     known.retain(|stored| plan.revision.as_ref().is_none_or(|revision| revision.name != stored.name));
     known.extend(plan.revision.clone());
-    let facts = Facts { observed, plan, deployment: applied.deployment.as_ref(), stored: &known, resource, now: Timestamp::now() };
+    let facts = Facts {
+        observed,
+        plan,
+        deployment: applied.deployment.as_ref(),
+        stored: &known,
+        resource,
+        now: Timestamp::now(),
+    };
     let now = status(&facts);
     let before = observed.bot.status.clone().unwrap_or_default();
     let bot = &observed.bot;
@@ -161,7 +178,11 @@ async fn tell(shared: &Shared, observed: &Observed, plan: &Plan, applied: &Appli
         shared.cluster.apply_status::<TelegramBot>(MANAGER_STATUS, &namespace, &name, &object).await?;
         for happened in events::between(&before, &now, applied.revision_created) {
             let event = happened.event(bot, &shared.instance, Timestamp::now());
-            tracing::info!(namespace, bot = name, reason = %happened.reason, "{}", happened.note);
+            if happened.type_() == "Warning" {
+                tracing::warn!(namespace, bot = name, reason = %happened.reason, "{}", happened.note);
+            } else {
+                tracing::info!(namespace, bot = name, reason = %happened.reason, "{}", happened.note);
+            }
             shared.cluster.create::<Event>(&namespace, &event).await?;
         }
     }

@@ -61,7 +61,13 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(settings: &Settings, stop: &CancellationToken, health: Health, metrics: Metrics, leases: Leases) -> anyhow::Result<()> {
+async fn start(
+    settings: &Settings,
+    stop: &CancellationToken,
+    health: Health,
+    metrics: Metrics,
+    leases: Leases,
+) -> anyhow::Result<()> {
     let client = connect().await?;
     let cluster_id = match &settings.cluster {
         Some(id) => id.clone(),
@@ -117,8 +123,10 @@ async fn reconciles(settings: &Settings, shared: &Arc<Shared>, end: &Cancellatio
         () = crd_is_there(shared, settings) => {}
         () = end.cancelled() => return,
     }
-    let namespaces = settings.watch.as_ref().map_or_else(|| vec![None], |list| list.iter().cloned().map(Some).collect());
-    let mut results: SelectAll<_> = namespaces.into_iter().map(|namespace| controller(shared, namespace, end).boxed()).collect();
+    let namespaces =
+        settings.watch.as_ref().map_or_else(|| vec![None], |list| list.iter().cloned().map(Some).collect());
+    let mut results: SelectAll<_> =
+        namespaces.into_iter().map(|namespace| controller(shared, namespace, end).boxed()).collect();
     while let Some(result) = results.next().await {
         // Failures of reconciles have been reported where they are counted.
         match result {
@@ -131,7 +139,9 @@ async fn reconciles(settings: &Settings, shared: &Arc<Shared>, end: &Cancellatio
                 }
             }
             Err(controller::Error::QueueError(error)) => tracing::warn!(error = chain(&error), "a watch failed"),
-            Err(controller::Error::RunnerError(error)) => tracing::error!(error = chain(&error), "the queue of reconciles failed"),
+            Err(controller::Error::RunnerError(error)) => {
+                tracing::error!(error = chain(&error), "the queue of reconciles failed")
+            }
             Err(controller::Error::ReconcilerFailed(..)) | Ok(_) => {}
         }
     }
@@ -142,16 +152,22 @@ fn controller(
     shared: &Arc<Shared>,
     namespace: Option<String>,
     end: &CancellationToken,
-) -> impl futures::Stream<Item = Result<(ObjectRef<Bot>, controller::Action), controller::Error<crate::cluster::Error, watcher::Error>>> + use<> {
+) -> impl futures::Stream<
+    Item = Result<(ObjectRef<Bot>, controller::Action), controller::Error<crate::cluster::Error, watcher::Error>>,
+> + use<> {
     let client = shared.cluster.client();
     let ours = watcher::Config::default().labels(&format!("{}={}", label::MANAGED_BY, label::MANAGED_BY_VALUE));
     let (store, writer) = reflector::store();
-    let bots = watcher(api::<Bot>(&client, namespace.as_deref()), watcher::Config::default()).reflect(writer).touched_objects();
-    let deployments = watcher(api::<PartialObjectMeta<Deployment>>(&client, namespace.as_deref()), ours.clone()).touched_objects();
+    let bots = watcher(api::<Bot>(&client, namespace.as_deref()), watcher::Config::default())
+        .reflect(writer)
+        .touched_objects();
+    let deployments =
+        watcher(api::<PartialObjectMeta<Deployment>>(&client, namespace.as_deref()), ours.clone()).touched_objects();
     let pods = watcher(api::<PartialObjectMeta<Pod>>(&client, namespace.as_deref()), ours).touched_objects();
     let here = move |bot: &(String, String)| namespace.as_ref().is_none_or(|namespace| *namespace == bot.0);
     let looks = shared.leases.changes(&shared.operator.cluster);
-    let all = shared.leases.changes(&shared.operator.cluster).filter(|look| std::future::ready(look.is_none())).map(|_| ());
+    let all =
+        shared.leases.changes(&shared.operator.cluster).filter(|look| std::future::ready(look.is_none())).map(|_| ());
     let end = end.clone();
 
     Controller::for_stream(reported("TelegramBots", bots), store)
@@ -161,7 +177,9 @@ fn controller(
             let bot = pod.labels().get(label::BOT)?;
             Some(ObjectRef::<Bot>::new(bot).within(&pod.namespace()?))
         })
-        .reconcile_on(looks.filter_map(move |look| std::future::ready(look.filter(&here).map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))))
+        .reconcile_on(looks.filter_map(move |look| {
+            std::future::ready(look.filter(&here).map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
+        }))
         .reconcile_all_on(futures::stream::select(all, shared.leases.ups_and_downs()))
         .graceful_shutdown_on(async move { end.cancelled().await })
         .run(reconcile, error_policy, shared.clone())
@@ -215,7 +233,9 @@ async fn connect() -> anyhow::Result<Client> {
 async fn cluster_id(client: &Client) -> String {
     let api = Api::<Namespace>::all(client.clone());
     patiently("the uid of the namespace kube-system", || async {
-        let namespace = within(|| "GET Namespace kube-system".to_owned(), api.get("kube-system")).await.map_err(|error| error.to_string())?;
+        let namespace = within(|| "GET Namespace kube-system".to_owned(), api.get("kube-system"))
+            .await
+            .map_err(|error| error.to_string())?;
         namespace.uid().ok_or_else(|| "it has no uid".to_owned())
     })
     .await
@@ -226,7 +246,10 @@ async fn crd_is_there(shared: &Shared, settings: &Settings) {
     let namespace = settings.watch.as_ref().and_then(|list| list.first());
     let api = api::<Bot>(&client, namespace.map(String::as_str));
     patiently("the CRD of TelegramBots", || async {
-        within(|| "LIST TelegramBot".to_owned(), api.list_metadata(&ListParams::default().limit(1))).await.map(|_| ()).map_err(|error| error.to_string())
+        within(|| "LIST TelegramBot".to_owned(), api.list_metadata(&ListParams::default().limit(1)))
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     })
     .await;
 }

@@ -19,9 +19,9 @@ fn within(kind: Kind, field: &str, wanted: &Value, live: &Value) -> bool {
             match live.get(key) {
                 None => is_empty(value),
                 Some(live) => match (value, live, kind.merge_key(key)) {
-                    (Value::Array(wanted), Value::Array(live), Some(id)) => {
-                        wanted.iter().all(|item| live.iter().any(|l| l.get(id) == item.get(id) && within(child, key, item, l)))
-                    }
+                    (Value::Array(wanted), Value::Array(live), Some(id)) => wanted
+                        .iter()
+                        .all(|item| live.iter().any(|l| l.get(id) == item.get(id) && within(child, key, item, l))),
                     _ => within(child, if is_quantity_map(key) { "quantity" } else { field }, value, live),
                 },
             }

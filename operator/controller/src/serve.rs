@@ -39,8 +39,14 @@ impl Health {
 ///
 /// # Errors
 /// When the address cannot be listened at.
-pub(crate) async fn serve(address: SocketAddr, health: Health, stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address}: change --health-listen"))?;
+pub(crate) async fn serve(
+    address: SocketAddr,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen at {address}: change --health-listen"))?;
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/livez", get(|| async { "ok\n" }))
@@ -55,7 +61,11 @@ pub(crate) async fn serve(address: SocketAddr, health: Health, stop: Cancellatio
 }
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
-    if health.ready.load(Ordering::Relaxed) { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "waits for the API server\n") }
+    if health.ready.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "waits for the API server\n")
+    }
 }
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {

@@ -12,7 +12,13 @@ use pollux_api::names::AGENT_IMAGE;
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A database that leases may be kept in: its name in spec.lease.database, and the file with its PostgreSQL URI; may be repeated
-    #[arg(long = "lease-database", value_name = "NAME=FILE", env = "POLLUX_LEASE_DATABASE", value_delimiter = ',', required = true)]
+    #[arg(
+        long = "lease-database",
+        value_name = "NAME=FILE",
+        env = "POLLUX_LEASE_DATABASE",
+        value_delimiter = ',',
+        required = true
+    )]
     lease_databases: Vec<String>,
 
     /// Namespace to look after; may be repeated [default: all]
@@ -65,17 +71,21 @@ impl Settings {
     /// # Errors
     /// Which one is wrong, and how to mend it.
     pub(crate) fn new(args: RunArgs) -> anyhow::Result<Self> {
-        let RunArgs { lease_databases, watch_namespaces, agent_image, health_listen, cluster, namespace, replica } = args;
+        let RunArgs { lease_databases, watch_namespaces, agent_image, health_listen, cluster, namespace, replica } =
+            args;
         let mut databases = BTreeMap::new();
         for pair in &lease_databases {
-            let (name, file) = pair.split_once('=').with_context(|| format!("--lease-database {pair:?} must be NAME=FILE, such as default=/etc/pollux/lease/default/uri"))?;
+            let (name, file) = pair.split_once('=').with_context(|| {
+                format!("--lease-database {pair:?} must be NAME=FILE, such as default=/etc/pollux/lease/default/uri")
+            })?;
             if name.is_empty() || file.is_empty() || databases.insert(name.to_owned(), PathBuf::from(file)).is_some() {
                 bail!("--lease-database {pair:?}: each name needs exactly one file");
             }
         }
         let replica = replica.unwrap_or_else(|| format!("pollux-controller-{}", std::process::id()));
         let mut run = [0u8; 4];
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut run).map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut run)
+            .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
         let watch: Vec<_> = watch_namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect();
         Ok(Self {
             databases,

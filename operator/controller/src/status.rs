@@ -91,7 +91,11 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
     let update = update_revision(facts, &before);
     let current = if summary.complete && !summary.suspended { update.clone() } else { before.current_revision.clone() };
     let leader_ready = leader.as_ref().is_some_and(|leader| {
-        facts.observed.pods.iter().any(|pod| pod.name_any() == leader.pod_name && !is_terminating(pod) && diagnose::is_ready(pod))
+        facts
+            .observed
+            .pods
+            .iter()
+            .any(|pod| pod.name_any() == leader.pod_name && !is_terminating(pod) && diagnose::is_ready(pod))
     });
     let conditions = [
         (ConditionType::Ready, ready),
@@ -204,7 +208,8 @@ fn spec_valid(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
 /// What the agents of this resource report, those of the manifest's revision first.
 fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a pollux_lease::Candidate> {
     let wanted = facts.plan.revision.as_ref().map(|revision| revision.name.as_str());
-    let mut own: Vec<_> = view.candidates.iter().filter(|c| c.party.replica.resource == *facts.resource && !c.leaving).collect();
+    let mut own: Vec<_> =
+        view.candidates.iter().filter(|c| c.party.replica.resource == *facts.resource && !c.leaving).collect();
     own.sort_by_key(|candidate| (Some(candidate.party.replica.revision.as_str()) != wanted, candidate.beat_age));
     own
 }
@@ -213,7 +218,9 @@ fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBot
     let reports = summary.view.map(|view| reports(facts, view)).unwrap_or_default();
     let newest = reports.first().map(|candidate| candidate.party.replica.revision.clone());
     let of_newest: Vec<_> = reports.iter().filter(|c| Some(&c.party.replica.revision) == newest.as_ref()).collect();
-    let says = |candidate: &pollux_lease::Candidate| candidate.report.get("tokenAccepted").and_then(serde_json::Value::as_bool);
+    let says = |candidate: &pollux_lease::Candidate| {
+        candidate.report.get("tokenAccepted").and_then(serde_json::Value::as_bool)
+    };
     if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
         let token = &facts.observed.bot.spec.token_secret_ref;
         let said = refused.report.get("tokenError").and_then(serde_json::Value::as_str).unwrap_or("Unauthorized");
@@ -244,7 +251,9 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     if let Some(error) = summary.database_error {
         return Finding::unknown(
             Reason::DatabaseUnreachable,
-            format!("the operator cannot reach the lease database {database:?}: {error}: check that PostgreSQL runs and that the Secret of leaseDatabases holds its address; pods lead until their leases end"),
+            format!(
+                "the operator cannot reach the lease database {database:?}: {error}: check that PostgreSQL runs and that the Secret of leaseDatabases holds its address; pods lead until their leases end"
+            ),
         );
     }
     if summary.suspended && leader.is_none() {
@@ -257,7 +266,8 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
         let message = match facts.observed.pods.iter().find(|pod| diagnose::is_ready(pod) && !is_terminating(pod)) {
             Some(pod) => format!(
                 "pod {} runs, but its agent has not been seen in the lease database {database:?}: check the URI in its Secret, and kubectl logs {} -c agent",
-                pod.name_any(), pod.name_any()
+                pod.name_any(),
+                pod.name_any()
             ),
             None => "no agent has been seen yet".to_owned(),
         };
@@ -266,10 +276,20 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     match &view.lease.holder {
         Some(holder) if view.lease.fresh => {
             let other = &holder.replica.resource;
-            let place = if other.cluster == facts.resource.cluster { String::new() } else { format!(" in cluster {}", other.cluster) };
-            Finding::yes(Reason::HeldElsewhere, format!("another TelegramBot has the same token and leads: {other}{place}"))
+            let place = if other.cluster == facts.resource.cluster {
+                String::new()
+            } else {
+                format!(" in cluster {}", other.cluster)
+            };
+            Finding::yes(
+                Reason::HeldElsewhere,
+                format!("another TelegramBot has the same token and leads: {other}{place}"),
+            )
         }
-        Some(holder) => Finding::no(Reason::LeaseExpired, format!("{} stopped renewing; a ready pod takes over", holder.replica.pod)),
+        Some(holder) => Finding::no(
+            Reason::LeaseExpired,
+            format!("{} stopped renewing; a ready pod takes over", holder.replica.pod),
+        ),
         None => Finding::no(Reason::NoCandidate, "no pod is ready to lead: its bot has not asked for updates yet"),
     }
 }
@@ -279,14 +299,24 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
         return Finding::unknown(Reason::DatabaseUnreachable, &elected.message);
     }
     if elected.is("False") {
-        return if summary.suspended { Finding::no(Reason::Suspended, "") } else { Finding::no(Reason::NoLeader, &elected.message) };
+        return if summary.suspended {
+            Finding::no(Reason::Suspended, "")
+        } else {
+            Finding::no(Reason::NoLeader, &elected.message)
+        };
     }
-    let report = leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
+    let report =
+        leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
     match report {
-        Some(candidate) if candidate.report.get("deaf").and_then(serde_json::Value::as_bool) == Some(true) => Finding::no(
-            Reason::LeaderDeaf,
-            format!("the bot in {} asks for no updates: look at its logs with kubectl logs {} -c bot", candidate.party.replica.pod, candidate.party.replica.pod),
-        ),
+        Some(candidate) if candidate.report.get("deaf").and_then(serde_json::Value::as_bool) == Some(true) => {
+            Finding::no(
+                Reason::LeaderDeaf,
+                format!(
+                    "the bot in {} asks for no updates: look at its logs with kubectl logs {} -c bot",
+                    candidate.party.replica.pod, candidate.party.replica.pod
+                ),
+            )
+        }
         _ => Finding::yes(Reason::LeaderPolling, ""),
     }
 }
@@ -296,10 +326,16 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
         match reason {
             HoldReason::Invalid(invalid) => return Finding::no(Reason::SpecInvalid, &invalid.message),
             HoldReason::DatabaseUnreachable { error } => {
-                return Finding::no(Reason::WaitingForDatabase, format!("the rollout waits until the lease database answers: {error}"));
+                return Finding::no(
+                    Reason::WaitingForDatabase,
+                    format!("the rollout waits until the lease database answers: {error}"),
+                );
             }
             HoldReason::OtherDatabase { database } => {
-                return Finding::yes(Reason::WaitingForOldPods, format!("waits until no pod with a lease in the database {database:?} is left"));
+                return Finding::yes(
+                    Reason::WaitingForOldPods,
+                    format!("waits until no pod with a lease in the database {database:?} is left"),
+                );
             }
             HoldReason::Deleting => return Finding::yes(Reason::Draining, "the bot is being deleted"),
         }
@@ -319,7 +355,8 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
     let new = facts.observed.pods.iter().filter(|pod| diagnose::revision(pod) == name && !is_terminating(pod));
     let all_new_ready = new.clone().count() > 0 && new.clone().all(diagnose::is_ready);
     let old = facts.observed.pods.iter().any(|pod| !is_over(pod) && diagnose::revision(pod) != name);
-    let message = format!("revision {number}: {} of {} pods updated", summary.updated.min(summary.wanted), summary.wanted);
+    let message =
+        format!("revision {number}: {} of {} pods updated", summary.updated.min(summary.wanted), summary.wanted);
     Finding::yes(if all_new_ready && old { Reason::Draining } else { Reason::Surging }, message)
 }
 
@@ -332,10 +369,21 @@ fn deployment_failure(deployment: Option<&Deployment>) -> Option<(String, String
     }
     let progress = find("Progressing").filter(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
     let said = progress.message.clone().unwrap_or_default();
-    Some((Reason::DeadlineExceeded.to_string(), format!("no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod")))
+    Some((
+        Reason::DeadlineExceeded.to_string(),
+        format!(
+            "no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod"
+        ),
+    ))
 }
 
-fn ready(summary: &Summary<'_>, spec_valid: &Finding, token: &Finding, available: &Finding, progressing: &Finding) -> Finding {
+fn ready(
+    summary: &Summary<'_>,
+    spec_valid: &Finding,
+    token: &Finding,
+    available: &Finding,
+    progressing: &Finding,
+) -> Finding {
     if spec_valid.is("False") {
         return Finding::no(Reason::SpecInvalid, &spec_valid.message);
     }
@@ -359,7 +407,14 @@ fn ready(summary: &Summary<'_>, spec_valid: &Finding, token: &Finding, available
     }
 }
 
-fn phase(facts: &Facts<'_>, summary: &Summary<'_>, ready: &Finding, progressing: &Finding, spec_valid: &Finding, token: &Finding) -> Phase {
+fn phase(
+    facts: &Facts<'_>,
+    summary: &Summary<'_>,
+    ready: &Finding,
+    progressing: &Finding,
+    spec_valid: &Finding,
+    token: &Finding,
+) -> Phase {
     if facts.observed.bot.metadata.deletion_timestamp.is_some() {
         Phase::Terminating
     } else if spec_valid.is("False") || token.is("False") {
@@ -370,7 +425,10 @@ fn phase(facts: &Facts<'_>, summary: &Summary<'_>, ready: &Finding, progressing:
         Phase::Degraded
     } else if ready.is("True") {
         Phase::Running
-    } else if !summary.complete && summary.ready_pods == 0 && facts.observed.bot.status.as_ref().is_none_or(|s| s.current_revision.is_none()) {
+    } else if !summary.complete
+        && summary.ready_pods == 0
+        && facts.observed.bot.status.as_ref().is_none_or(|s| s.current_revision.is_none())
+    {
         Phase::Pending
     } else if !summary.complete {
         Phase::Progressing
@@ -391,13 +449,16 @@ fn message(phase: Phase, findings: &[&Finding]) -> String {
 
 fn update_revision(facts: &Facts<'_>, before: &TelegramBotStatus) -> Option<Revision> {
     match &facts.plan.revision {
-        Some(Stored { name, number, image, .. }) => Some(Revision { name: name.clone(), number: *number, image: image.clone() }),
+        Some(Stored { name, number, image, .. }) => {
+            Some(Revision { name: name.clone(), number: *number, image: image.clone() })
+        }
         None => before.update_revision.clone(),
     }
 }
 
 fn identity(summary: &Summary<'_>) -> Option<BotIdentity> {
     let view = summary.view?;
-    let username = view.candidates.iter().find_map(|candidate| candidate.report.get("username")?.as_str()).unwrap_or_default();
+    let username =
+        view.candidates.iter().find_map(|candidate| candidate.report.get("username")?.as_str()).unwrap_or_default();
     Some(BotIdentity { id: view.bot.bot_id, username: username.to_owned() })
 }

@@ -34,15 +34,23 @@ pub(crate) struct Context<'a> {
 
 /// Labels of everything that belongs to a bot.
 pub(crate) fn labels(bot: &str) -> Map<String, Value> {
-    [(label::NAME, label::NAME_VALUE), (label::INSTANCE, bot), (label::MANAGED_BY, label::MANAGED_BY_VALUE), (label::BOT, bot)]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), json!(value)))
-        .collect()
+    [
+        (label::NAME, label::NAME_VALUE),
+        (label::INSTANCE, bot),
+        (label::MANAGED_BY, label::MANAGED_BY_VALUE),
+        (label::BOT, bot),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), json!(value)))
+    .collect()
 }
 
 /// Labels by which a bot's pods are found.
 pub(crate) fn selector(bot: &str) -> Map<String, Value> {
-    [(label::NAME, label::NAME_VALUE), (label::BOT, bot)].into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
+    [(label::NAME, label::NAME_VALUE), (label::BOT, bot)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), json!(value)))
+        .collect()
 }
 
 /// The generated template.
@@ -104,9 +112,7 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
         env.push(json!({"name": "POLLUX_API_CA_FILE", "value": pod::CA_FILE}));
         mounts.push(json!({"name": pod::CA_VOLUME, "mountPath": pod::CA_DIR, "readOnly": true}));
     }
-    let probe = |path: &str, period: i32, failures: i32| {
-        json!({"httpGet": {"path": path, "port": pod::HEALTH_PORT}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures})
-    };
+    let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": pod::HEALTH_PORT}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures});
     json!({
         "name": pod::AGENT_CONTAINER,
         "image": spec.agent.image.as_deref().unwrap_or(context.agent_image),
@@ -135,7 +141,8 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
 
 fn bot(spec: &TelegramBotSpec) -> Value {
     // Pollux's variables come first, so that the user's can refer to them as $(TELEGRAM_API_ROOT).
-    let mut env: Vec<Value> = pod::API_URL_ENV.iter().map(|name| json!({"name": name, "value": pod::GATE_URL})).collect();
+    let mut env: Vec<Value> =
+        pod::API_URL_ENV.iter().map(|name| json!({"name": name, "value": pod::GATE_URL})).collect();
     env.push(json!({"name": pod::TOKEN_FILE_ENV, "value": pod::TOKEN_FILE}));
     env.extend(spec.env.iter().map(|variable| json!(variable)));
     json!({

@@ -106,7 +106,8 @@ fn ours(observed: &Observed) -> Result<(), Invalid> {
     let uid = observed.bot.meta().uid.as_deref().unwrap_or_default();
     let foreign = |kind: &str, object: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>| {
         let meta = object?;
-        let owned = meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
+        let owned =
+            meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid);
         (!owned).then(|| format!("{kind} {:?}", meta.name.clone().unwrap_or_default()))
     };
     let found = foreign("Deployment", observed.deployment.as_ref().map(|o| &o.metadata))
@@ -116,7 +117,9 @@ fn ours(observed: &Observed) -> Result<(), Invalid> {
         None => Ok(()),
         Some(what) => Err(Invalid {
             reason: Reason::NameConflict,
-            message: format!("the {what} exists and does not belong to this TelegramBot: delete it, or give the TelegramBot another name"),
+            message: format!(
+                "the {what} exists and does not belong to this TelegramBot: delete it, or give the TelegramBot another name"
+            ),
             foreign: true,
         }),
     }
