@@ -327,3 +327,85 @@ fn optional(args: &Args, name: &str) -> Option<String> {
     let text = args.get(name);
     (!text.is_empty()).then(|| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::IpAddr,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::PollEnd;
+
+    /// A client whose connection's task has not been told yet that it went away.
+    #[derive(Default)]
+    struct Client(AtomicBool);
+
+    impl Sender for Client {
+        fn alive(&self) -> bool {
+            !self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    struct Bench {
+        bot: Bot,
+        requests: RequestId,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { bot: Bot::new("1:x", "bot").expect("a token"), requests: 0 }
+        }
+
+        async fn poll(&mut self, at: u64, client: &Arc<Client>, offset: i32) -> Reaction {
+            self.requests += 1;
+            let origin = Origin { ip: IpAddr::from([127, 0, 0, 1]), port_lane: None, connection: 1 };
+            let query = format!("timeout=30&offset={offset}");
+            let args = Args::read(Some(&query), "", Bytes::new()).await;
+            let method = "getUpdates".to_owned();
+            let call = Call { request: self.requests, origin, sender: client.clone(), method, args };
+            self.bot.call(Duration::from_secs(at), 0, &LaneNames::default(), call)
+        }
+
+        fn first_poll(&self) -> crate::model::PollRecord {
+            self.bot.journal.polls(&LaneNames::default()).remove(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_to_a_sender_that_went_away_unnoticed_is_unusable() {
+        let (mut b, client) = (Bench::new(), Arc::new(Client::default()));
+        let _reaction = b.poll(0, &client, 0).await;
+        client.0.store(true, Ordering::Relaxed);
+        b.bot.push(Duration::from_secs(1), 0, Push::default());
+        assert!(b.bot.tick(Duration::from_secs(2)));
+        let updates = b.bot.journal.updates(&LaneNames::default());
+        assert!(!updates[0].deliveries[0].usable);
+    }
+
+    #[tokio::test]
+    async fn a_conflict_of_a_sender_that_went_away_unnoticed_is_not_visible() {
+        let (mut b, client, rival) = (Bench::new(), Arc::new(Client::default()), Arc::new(Client::default()));
+        let _old = b.poll(0, &client, 0).await;
+        let _new = b.poll(10, &rival, 0).await;
+        let _newer = b.poll(11, &client, 1).await;
+        rival.0.store(true, Ordering::Relaxed);
+        assert!(b.bot.tick(Duration::from_secs(14)), "the second conflict comes 3 s late");
+        let polls = b.bot.journal.polls(&LaneNames::default());
+        assert_eq!((polls[0].gone, polls[1].gone), (None, Some(Duration::from_secs(14))));
+        assert_eq!(polls[1].end, PollEnd::Conflict { cause: Conflict::GetUpdates });
+    }
+
+    #[tokio::test]
+    async fn a_rival_that_went_away_unnoticed_does_not_overlap() {
+        let (mut b, client) = (Bench::new(), Arc::new(Client::default()));
+        let _old = b.poll(0, &client, 0).await;
+        client.0.store(true, Ordering::Relaxed);
+        let _new = b.poll(10, &Arc::new(Client::default()), 0).await;
+        assert_eq!(b.first_poll().gone, Some(Duration::from_secs(10)));
+        assert_eq!(b.bot.journal.polls(&LaneNames::default())[1].open_polls, 1);
+    }
+}

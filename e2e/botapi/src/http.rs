@@ -283,3 +283,67 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    async fn pair(tls: bool) -> (TcpStream, Arc<TcpStream>, Connection) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
+        let stream = Arc::new(listener.accept().await.expect("a client").0);
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let connection = Connection { id: 1, ip, lane: None, stream: Arc::downgrade(&stream), tls };
+        (client, stream, connection)
+    }
+
+    /// On loopback the kernel hands a segment over within the call; a deadline all the same.
+    async fn becomes_dead(connection: &Connection) -> bool {
+        let dead = async {
+            while connection.alive() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), dead).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_kernel_knows_of_a_fin_that_nobody_has_read() {
+        let (client, _stream, connection) = pair(false).await;
+        assert!(connection.alive());
+        drop(client);
+        assert!(becomes_dead(&connection).await);
+    }
+
+    #[tokio::test]
+    async fn the_kernel_knows_of_a_reset_that_nobody_has_read() {
+        let (client, _stream, connection) = pair(false).await;
+        set_socket_linger(&client, Some(Duration::ZERO)).expect("linger");
+        drop(client);
+        assert!(becomes_dead(&connection).await);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_wait_are_a_sign_of_life_except_those_that_close_tls() {
+        for (record, tls, closes) in [
+            ([0x15, 3, 3, 0, 2], true, true),
+            ([0x17, 3, 3, 0, 19], true, true),
+            ([0x17, 3, 3, 1, 0], true, false),
+            (*b"GET /", false, false),
+        ] {
+            let (mut client, stream, connection) = pair(tls).await;
+            client.write_all(&record).await.expect("write");
+            stream.readable().await.expect("it arrives");
+            assert_eq!(connection.alive(), !closes, "{record:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_task_has_ended_is_dead() {
+        let (_client, stream, connection) = pair(false).await;
+        drop(stream);
+        assert!(!connection.alive());
+    }
+}

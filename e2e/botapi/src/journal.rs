@@ -63,12 +63,20 @@ struct Poll {
     record: PollRecord,
 }
 
+/// How an update left the queue.
+#[derive(Debug)]
+struct Left {
+    at: At,
+    why: Removal,
+    by: Option<(RequestId, Origin)>,
+}
+
 #[derive(Debug, Default)]
 struct Life {
     pushed: At,
     chat: i64,
     deliveries: Vec<(At, RequestId, Origin, bool)>,
-    removed: Option<(At, Removal, Option<(RequestId, Origin)>)>,
+    removed: Option<Left>,
     replies: Vec<(At, RequestId, Origin)>,
 }
 
@@ -182,7 +190,7 @@ impl Journal {
     pub(crate) fn removed(&mut self, now: At, ids: &[i32], why: Removal, by: Option<(RequestId, Origin)>) {
         for id in ids {
             let Some(life) = self.life(*id) else { continue };
-            life.removed = Some((now, why, by.clone()));
+            life.removed = Some(Left { at: now, why, by: by.clone() });
             let answered = !life.replies.is_empty();
             self.moved = now;
             if answered {
@@ -283,11 +291,11 @@ impl Life {
             request: *request,
             peer: names.peer(origin, *at),
         });
-        let removed = self.removed.as_ref().map(|(at, why, by)| Removed {
-            at: *at,
-            why: *why,
-            request: by.as_ref().map(|(request, _)| *request),
-            lane: by.as_ref().map(|(_, origin)| names.name(origin, *at)),
+        let removed = self.removed.as_ref().map(|left| Removed {
+            at: left.at,
+            why: left.why,
+            request: left.by.as_ref().map(|(request, _)| *request),
+            lane: left.by.as_ref().map(|(_, origin)| names.name(origin, left.at)),
         });
         UpdateRecord {
             id,

@@ -1,9 +1,13 @@
 //! The Bot API port as a client on the wire sees it.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
 use crate::common::{Client, PATIENCE, TOKEN, call, emulator, get};
 use pollux_botapi::{Conflict, Emulator, Fault, FaultKind, Options, PollEnd, Push, TlsFiles};
+use tokio::io::AsyncReadExt;
 
 const ME: &str = "/bot123456:AAabc-secret/getMe";
 
@@ -236,11 +240,13 @@ async fn a_fault_strikes_as_often_as_it_says_on_the_lane_that_it_says() {
 async fn reset_is_not_executed_and_reset_after_is() {
     let emulator = emulator().await;
     let ids = emulator.push(TOKEN, Push::default()).expect("bot");
-    let text = format!(r##"{{"chat_id":1,"text":"#{}"}}"##, ids[0]);
+    let text = format!("/bot{TOKEN}/sendMessage?chat_id=1&text=%23{}", ids[0]);
     for (kind, replies) in [(FaultKind::Reset, 0), (FaultKind::ResetAfter, 1)] {
         emulator.fault(TOKEN, Fault::new("sendMessage", kind)).expect("bot");
-        let answer = Client::connect(&emulator.url()).await.call("sendMessage", &text).await;
-        assert!(answer.is_none(), "{kind}: {answer:?}");
+        let mut client = Client::connect(&emulator.url()).await;
+        client.send(&format!("GET {text} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        let error = client.0.read_u8().await.expect_err("no answer");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{kind}: a close is something else");
         assert_eq!(emulator.ledger(TOKEN).expect("bot").updates[0].replies.len(), replies, "{kind}");
     }
 }
