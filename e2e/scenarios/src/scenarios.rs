@@ -444,10 +444,15 @@ pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     let before = world.epoch(bot).await?;
     world.emulator.mark_planned(&bot.token, &format!("rollout to version {to}")).await?;
     bot.change(&version(to)).await?;
-    let leader = bot.wait_ready(ROLLOUT).await?;
+    bot.wait_ready(ROLLOUT).await?;
     world.deployment_rolled_out(BOTS, &bot.name, ROLLOUT).await?;
+    until(&format!("a pod of {} that is there to lead", bot.name), ROLLOUT, || async {
+        let leader = bot.wait_ready(ROLLOUT).await?;
+        let pods = world.pods(bot).await?;
+        let there = pods.iter().any(|pod| pod.metadata.name.as_deref() == Some(leader.pod.as_str()));
+        Ok(if there { Look::Yes(()) } else { Look::NotYet(leader.pod) })
+    })
+    .await?;
     let after = world.epoch(bot).await?;
-    let led = world.pods(bot).await?.into_iter().any(|pod| pod.metadata.name.as_deref() == Some(leader.pod.as_str()));
-    ensure!(led, "{} leads, which is no pod of the new version", leader.pod);
     Ok(Rollout { bot: bot.name.clone(), handovers: after - before })
 }

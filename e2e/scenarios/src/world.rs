@@ -170,7 +170,7 @@ impl World {
     /// Asks the lease database, by psql in its own pod.
     pub(crate) async fn psql(&self, sql: &str) -> Result<String> {
         let shell = format!(
-            "PATH=\"$PATH:$(echo /usr/lib/postgresql/*/bin)\" psql -h /run/postgresql -U postgres -AtXc {sql:?}"
+            "PATH=\"$PATH:$(echo /usr/lib/postgresql/*/bin)\" psql -h /run/postgresql -U postgres -d pollux -AtXc {sql:?}"
         );
         self.run("kubectl", &["exec", "-n", OPERATOR, "pollux-postgres-0", "-c", "postgres", "--", "sh", "-c", &shell])
             .await
