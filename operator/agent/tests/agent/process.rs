@@ -14,37 +14,37 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");
 
 /// The user of the bot's image.
 const OTHER_USER: u32 = 12345;
 
 /// What makes one replica differ from another.
 #[derive(Clone, Debug)]
-pub struct Pod {
-    pub name: String,
-    pub uid: String,
-    pub node: String,
-    pub revision: String,
-    pub api: String,
-    pub token_file: PathBuf,
-    pub uri_file: PathBuf,
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) node: String,
+    pub(crate) revision: String,
+    pub(crate) api: String,
+    pub(crate) token_file: PathBuf,
+    pub(crate) uri_file: PathBuf,
     /// The emptyDir: it outlives the containers.
-    pub shared: PathBuf,
-    pub ip: IpAddr,
-    pub drain_seconds: u64,
-    pub log_level: &'static str,
+    pub(crate) shared: PathBuf,
+    pub(crate) ip: IpAddr,
+    pub(crate) drain_seconds: u64,
+    pub(crate) log_level: &'static str,
 }
 
 /// An agent's process; killed when it is dropped.
-pub struct Agent {
+pub(crate) struct Agent {
     child: Child,
-    pub pod: Pod,
+    pub(crate) pod: Pod,
     log: PathBuf,
 }
 
 /// Every pod has an address of its own on loopback, so that all of them can use the usual ports.
-pub fn fresh_ip() -> IpAddr {
+pub(crate) fn fresh_ip() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [low, high, ..] = std::process::id().to_le_bytes();
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ pub fn fresh_ip() -> IpAddr {
 
 impl Pod {
     /// Where the bot finds its Bot API.
-    pub fn gate(&self) -> String {
+    pub(crate) fn gate(&self) -> String {
         format!("http://{}:8081", self.ip)
     }
 
@@ -86,7 +86,7 @@ impl Pod {
     }
 
     /// Starts the agent's container.
-    pub fn start(&self) -> Agent {
+    pub(crate) fn start(&self) -> Agent {
         static LIVES: AtomicU8 = AtomicU8::new(1);
         let life = LIVES.fetch_add(1, Ordering::Relaxed);
         let log = self.shared.with_file_name(format!("{}.{life}.log", self.name));
@@ -97,7 +97,7 @@ impl Pod {
     }
 
     /// A hook of the kubelet, exec'd from the shared directory in the bot's container: there everybody is somebody else.
-    pub async fn exec(&self, subcommand: &str) -> (ExitStatus, String, Duration) {
+    pub(crate) async fn exec(&self, subcommand: &str) -> (ExitStatus, String, Duration) {
         let began = Instant::now();
         let mut hook = Command::new(self.shared.join("pollux-agent"));
         hook.arg(subcommand).env_clear().env("POLLUX_SHARED_DIR", &self.shared).current_dir("/");
@@ -110,7 +110,7 @@ impl Pod {
     }
 
     /// The agent's own postStart hook.
-    pub async fn wait_ready(&self) {
+    pub(crate) async fn wait_ready(&self) {
         let output = Command::new(BINARY)
             .arg("wait-ready")
             .env_clear()
@@ -125,24 +125,24 @@ impl Pod {
 // === impl Agent ===
 
 impl Agent {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
     /// What it wrote.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
     /// Its log lines whose message is `message`.
-    pub fn lines(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn lines(&self, message: &str) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
         lines.filter(|l| l["message"] == message).collect()
     }
 
     /// GET on the health port.
-    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
         let url = format!("http://{}:9464{path}", self.pod.ip).parse().unwrap();
         let response = tokio::time::timeout(Duration::from_secs(2), client.get(url)).await.ok()?.ok()?;
@@ -151,21 +151,21 @@ impl Agent {
         Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    pub async fn health(&self) -> Value {
+    pub(crate) async fn health(&self) -> Value {
         let (_, body) = self.get("/health").await.unwrap_or_default();
         serde_json::from_str(&body).unwrap_or_default()
     }
 
-    pub async fn ready(&self) -> bool {
+    pub(crate) async fn ready(&self) -> bool {
         self.get("/readyz").await.is_some_and(|(status, _)| status == 200)
     }
 
-    pub async fn leads(&self) -> bool {
+    pub(crate) async fn leads(&self) -> bool {
         self.health().await["role"] == "ACTIVE"
     }
 
     /// Waits until `/health` shows what is wanted.
-    pub async fn until(&self, what: &str, limit: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, what: &str, limit: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let began = Instant::now();
         loop {
             let health = self.health().await;
@@ -182,30 +182,30 @@ impl Agent {
         }
     }
 
-    pub async fn until_leader(&self) -> Value {
+    pub(crate) async fn until_leader(&self) -> Value {
         self.until("leader", Duration::from_secs(20), |h| h["role"] == "ACTIVE").await
     }
 
     /// Ready to lead: its bot polls and it knows who leads.
-    pub async fn until_standby(&self) -> Value {
+    pub(crate) async fn until_standby(&self) -> Value {
         self.until("a ready standby", Duration::from_secs(20), |h| {
             h["role"] == "PASSIVE" && h["botProcess"]["polling"] == true && h["holder"]["me"] == false
         })
         .await
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// kill -9.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
     /// SIGTERM, and its end.
-    pub async fn terminate(&mut self, limit: Duration) -> (Option<i32>, Duration) {
+    pub(crate) async fn terminate(&mut self, limit: Duration) -> (Option<i32>, Duration) {
         let began = Instant::now();
         self.signal(rustix::process::Signal::TERM);
         let status = tokio::time::timeout(limit, self.child.wait()).await;
@@ -216,7 +216,7 @@ impl Agent {
 }
 
 /// Whether `needle` is anywhere in the files of `/proc/<pid>` that other processes can read.
-pub fn in_proc(pid: u32, needle: &str) -> bool {
+pub(crate) fn in_proc(pid: u32, needle: &str) -> bool {
     ["cmdline", "environ"].iter().any(|file| {
         let bytes = std::fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap();
         String::from_utf8_lossy(&bytes).contains(needle)

@@ -15,28 +15,28 @@ use crate::bot::{Acks, Bot};
 use crate::process::{Agent, Pod, fresh_ip};
 
 /// No test may last longer for a single step.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The lease's TTL as long as no setting says otherwise.
-pub const TTL: Duration = Duration::from_secs(10);
+pub(crate) const TTL: Duration = Duration::from_secs(10);
 /// What no log, metric or argument may contain.
-pub const SECRET: &str = "cAnArY-sEcReT-of-a-test";
+pub(crate) const SECRET: &str = "cAnArY-sEcReT-of-a-test";
 /// Of the role that agents log in with.
 const PASSWORD: &str = "another-cAnArY-of-a-test";
 
 /// Everything that outlives a pod.
-pub struct World {
-    pub emulator: Emulator,
-    pub token: String,
-    pub token_file: PathBuf,
-    pub uri_file: PathBuf,
-    pub dir: TempDir,
+pub(crate) struct World {
+    pub(crate) emulator: Emulator,
+    pub(crate) token: String,
+    pub(crate) token_file: PathBuf,
+    pub(crate) uri_file: PathBuf,
+    pub(crate) dir: TempDir,
     postgres: Option<Postgres>,
 }
 
 /// A pod that runs: an agent and its bot.
-pub struct Replica {
-    pub agent: Agent,
-    pub bot: Bot,
+pub(crate) struct Replica {
+    pub(crate) agent: Agent,
+    pub(crate) bot: Bot,
 }
 
 /// Sets the database up as an administrator does and returns the URI of a role for agents.
@@ -49,7 +49,7 @@ async fn agents_uri(postgres: &Postgres) -> String {
 }
 
 /// Waits until `wanted` holds.
-pub async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
     let began = Instant::now();
     while !wanted() {
         assert!(began.elapsed() < PATIENCE, "not {what} within {PATIENCE:?}");
@@ -61,7 +61,7 @@ pub async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
 
 impl World {
     /// With a database.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut world = Self::without_database().await;
         let postgres = Postgres::start().await;
         std::fs::write(&world.uri_file, agents_uri(&postgres).await).unwrap();
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// With the URI of a database that is not there.
-    pub async fn without_database() -> Self {
+    pub(crate) async fn without_database() -> Self {
         // The bot's user must find its way to the hook, as in a pod.
         let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
         let emulator = Emulator::start(Options::default()).await.unwrap();
@@ -82,12 +82,12 @@ impl World {
         Self { emulator, token, token_file, uri_file, dir, postgres: None }
     }
 
-    pub fn postgres(&self) -> &Postgres {
+    pub(crate) fn postgres(&self) -> &Postgres {
         self.postgres.as_ref().expect("a world with a database")
     }
 
     /// A pod that was scheduled; nothing of it runs yet.
-    pub async fn pod(&self, name: &str) -> Pod {
+    pub(crate) async fn pod(&self, name: &str) -> Pod {
         let shared = self.dir.path().join(format!("{name}.d"));
         std::fs::create_dir(&shared).unwrap();
         std::fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
@@ -96,7 +96,8 @@ impl World {
             uid: format!("uid-of-{name}"),
             node: format!("node-of-{name}"),
             revision: "echo-1".to_owned(),
-            api: self.emulator.lane(name).await.unwrap(),
+            // The same for all pods: it is part of what the lease is about.
+            api: self.emulator.url(),
             token_file: self.token_file.clone(),
             uri_file: self.uri_file.clone(),
             shared,
@@ -107,12 +108,12 @@ impl World {
     }
 
     /// The bot's container of a pod.
-    pub fn bot(&self, pod: &Pod, acks: Acks) -> Bot {
+    pub(crate) fn bot(&self, pod: &Pod, acks: Acks) -> Bot {
         Bot::start(&pod.gate(), &self.token, acks, Duration::from_millis(50))
     }
 
     /// A pod that runs, started as the kubelet does it.
-    pub async fn replica(&self, name: &str, acks: Acks) -> Replica {
+    pub(crate) async fn replica(&self, name: &str, acks: Acks) -> Replica {
         let pod = self.pod(name).await;
         let agent = pod.start();
         pod.wait_ready().await;
@@ -121,7 +122,7 @@ impl World {
     }
 
     /// Two pods, the first of which leads.
-    pub async fn pair(&self, acks: Acks) -> (Replica, Replica) {
+    pub(crate) async fn pair(&self, acks: Acks) -> (Replica, Replica) {
         let one = self.replica("echo-1", acks).await;
         one.agent.until_leader().await;
         let two = self.replica("echo-2", acks).await;
@@ -130,7 +131,7 @@ impl World {
     }
 
     /// Updates that keep coming: twenty a second and now and then five at once.
-    pub fn load(&self, seconds: u64) {
+    pub(crate) fn load(&self, seconds: u64) {
         let load = Load {
             rate: 20.0,
             burst: 5,
@@ -142,25 +143,25 @@ impl World {
     }
 
     /// Waits until everything that was sent is answered and confirmed.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let loaded = self.emulator.until(PATIENCE, |e| !e.loading(&self.token)).await;
         assert!(loaded, "the load does not end");
         let settled = self.emulator.settled(Some(&self.token), PATIENCE, None).await.unwrap();
         assert!(settled.settled, "{settled:?}");
     }
 
-    pub fn verdict(&self) -> BotVerdict {
+    pub(crate) fn verdict(&self) -> BotVerdict {
         self.emulator.bot_verdict(&self.token, Duration::from_secs(5)).unwrap()
     }
 
     /// Waits until `count` updates are answered.
-    pub async fn answered(&self, count: u64) {
+    pub(crate) async fn answered(&self, count: u64) {
         let reached = self.emulator.until(PATIENCE, |_| self.verdict().answered >= count).await;
         assert!(reached, "{:#?}", self.verdict());
     }
 
     /// The oracle of everything planned: nothing lost, nothing doubled, no conflict, never two pollers.
-    pub fn assert_clean(&self) -> BotVerdict {
+    pub(crate) fn assert_clean(&self) -> BotVerdict {
         let verdict = self.verdict();
         let counts = (verdict.counts.lost, verdict.counts.dup, verdict.counts.conflict);
         assert_eq!(counts, (0, 0, 0), "{verdict:#?}");
