@@ -1,20 +1,12 @@
-//! A real PostgreSQL for tests: Debian's server on a temporary folder and a free port of loopback, with the faults that tests
-//! need, and a proxy for those that only a network can have.
+//! A real PostgreSQL for tests: started from the machine's own binaries on a directory of its own, stopped, killed, frozen
+//! and restarted at will, and reached through a small proxy that loses what it is told to lose.
 //!
-//! ```no_run
-//! # async fn test() {
-//! use pollux_postgres::Postgres;
-//! let postgres = Postgres::start().await;
-//! let uri = postgres.database("mine").await;
-//! postgres.pause();
-//! postgres.resume();
-//! # }
-//! ```
-//!
-//! Everything panics with a clear message when it fails: this is for tests.
+//! PostgreSQL refuses to run as root, so under root it runs as the user `postgres` (or `nobody`). It listens on loopback
+//! only, and dies with the test.
 
+mod processes;
 mod proxy;
 mod server;
 
-pub use proxy::{Proxy, Weather};
-pub use server::Postgres;
+pub use proxy::Proxy;
+pub use server::{Options, Server, Stop, Tls};

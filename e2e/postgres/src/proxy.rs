@@ -1,156 +1,214 @@
-//! A TCP proxy on loopback, for the faults that lie between a client and its server.
+//! A loopback proxy that loses what it is told to lose.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-
-/// What the proxy does to its connections, the open ones too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Weather {
-    /// Everything passes.
-    #[default]
-    Fair,
-    /// What the server answers is lost; what the client sends arrives: statements are committed, and nobody is told.
-    AnswersLost,
-    /// Nothing passes in either direction, and no connection is closed; new ones are accepted and say nothing.
-    HalfOpen,
-    /// Open connections are reset, and new ones as well.
-    Cut,
-}
-
-/// A proxy in front of a server; it ends with this value.
+/// Stands between a client and a server on this machine. Everything passes until it is told otherwise.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    weather: Arc<watch::Sender<Weather>>,
-    task: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mode: Mode,
+    /// Requests that contain this lose their replies, this many times.
+    losing: Option<(Vec<u8>, usize)>,
+    lost: usize,
+    pairs: BTreeMap<u64, [TcpStream; 2]>,
+    next: u64,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    #[default]
+    Pass,
+    Refuse,
+    Hang,
+    HangReplies,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Reply,
 }
 
 // === impl Proxy ===
 
 impl Proxy {
-    /// Starts one before a port of 127.0.0.1.
-    pub async fn start(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("its number");
-        let weather = Arc::new(watch::Sender::new(Weather::Fair));
-        let forecast = Arc::clone(&weather);
-        let task = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, server, forecast.subscribe()));
+    /// Listens on a free port for connections to `port` of this machine.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub fn start(port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let accepting = shared.clone();
+        thread::Builder::new().name("proxy".into()).spawn(move || {
+            for client in listener.incoming().flatten() {
+                if accepting.lock().closed {
+                    break;
+                }
+                // A client that cannot be served sees its connection closed.
+                let _ = accepting.serve(client, port);
             }
-        });
-        Self { address, weather, task }
+        })?;
+        Ok(Self { address, shared })
     }
 
-    /// The proxy's port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
+    /// The port to connect to.
+    pub const fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// A URI that leads through the proxy instead of to the server's own port.
-    pub fn through(&self, uri: &str, server: u16) -> String {
-        uri.replace(&format!("127.0.0.1:{server}"), &format!("127.0.0.1:{}", self.port()))
+    /// Ends all connections and refuses new ones.
+    pub fn cut(&self) {
+        self.set(Mode::Refuse);
+        self.end_all();
     }
 
-    /// Changes what happens from now on.
-    pub fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+    /// Ends all connections; new ones pass.
+    pub fn end_all(&self) {
+        for pair in self.shared.lock().pairs.values().flatten() {
+            let _ = pair.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Nothing passes in either direction, and nobody is told: a network that swallows.
+    pub fn hang(&self) {
+        self.set(Mode::Hang);
+    }
+
+    /// Requests pass, replies do not, and nobody is told.
+    pub fn hang_replies(&self) {
+        self.set(Mode::HangReplies);
+    }
+
+    /// Everything passes again, also what hung.
+    pub fn heal(&self) {
+        self.set(Mode::Pass);
+    }
+
+    /// The next `count` requests that contain `text` are carried out by the server; their replies are lost, and so are their
+    /// connections, after the server has finished.
+    pub fn lose_replies_to(&self, text: &str, count: usize) {
+        self.shared.lock().losing = Some((text.as_bytes().to_vec(), count));
+    }
+
+    /// How many replies were lost that way.
+    pub fn lost(&self) -> usize {
+        self.shared.lock().lost
+    }
+
+    fn set(&self, mode: Mode) {
+        self.shared.lock().mode = mode;
+        self.shared.changed.notify_all();
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.task.abort();
-        self.weather.send_replace(Weather::Cut);
+        self.shared.lock().closed = true;
+        self.cut();
+        // Wakes the listener, so that it sees that it is over.
+        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
     }
 }
 
-async fn carry(client: TcpStream, server: u16, mut weather: watch::Receiver<Weather>) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let there = tokio::spawn(pass(from_client, to_server, weather.clone(), &[Weather::Fair, Weather::AnswersLost]));
-    let back = tokio::spawn(pass(from_server, to_client, weather.clone(), &[Weather::Fair]));
-    // A cut ends both halves at once; unread data makes the kernel send a reset.
-    let _ = weather.wait_for(|now| *now == Weather::Cut).await;
-    there.abort();
-    back.abort();
-}
+// === impl Shared ===
 
-/// Carries bytes in one direction; in any other weather than those they are taken and thrown away, and so is the end.
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    weather: watch::Receiver<Weather>,
-    passes: &'static [Weather],
-) {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let Ok(count) = from.read(&mut buffer).await else { return };
-        let lost = !passes.contains(&weather.borrow());
-        if count == 0 {
-            if lost {
-                // A peer that went away unheard: the other side must find out by itself.
-                std::future::pending::<()>().await;
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(self: &Arc<Self>, client: TcpStream, port: u16) -> io::Result<()> {
+        if self.lock().mode == Mode::Refuse {
+            return client.shutdown(Shutdown::Both);
+        }
+        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let swallow = Arc::new(Mutex::new(false));
+        let id = {
+            let mut state = self.lock();
+            state.next += 1;
+            let id = state.next;
+            state.pairs.insert(id, [client.try_clone()?, server.try_clone()?]);
+            id
+        };
+        let (from, to) = (client.try_clone()?, server.try_clone()?);
+        let (this, flag) = (self.clone(), swallow.clone());
+        thread::spawn(move || this.copy(id, from, to, Direction::Request, &flag));
+        let this = self.clone();
+        thread::spawn(move || this.copy(id, server, client, Direction::Reply, &swallow));
+        Ok(())
+    }
+
+    fn copy(&self, id: u64, mut from: TcpStream, mut to: TcpStream, direction: Direction, swallow: &Mutex<bool>) {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut swallowed = Vec::new();
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let chunk = &buffer[..n];
+            if !self.passes(direction) {
+                break;
             }
-            return;
+            let mut swallowing = swallow.lock().unwrap_or_else(PoisonError::into_inner);
+            match direction {
+                Direction::Request => *swallowing |= self.is_to_be_lost(chunk),
+                Direction::Reply if *swallowing => {
+                    swallowed.extend_from_slice(chunk);
+                    if is_finished(&swallowed) {
+                        self.lock().lost += 1;
+                        break;
+                    }
+                    continue;
+                }
+                Direction::Reply => {}
+            }
+            drop(swallowing);
+            if to.write_all(chunk).is_err() {
+                break;
+            }
         }
-        if !lost && to.write_all(&buffer[..count]).await.is_err() {
-            return;
-        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+        self.lock().pairs.remove(&id);
+    }
+
+    /// Waits while what goes in this direction hangs. False if the connection is to end.
+    fn passes(&self, direction: Direction) -> bool {
+        let hangs = |state: &mut State| {
+            state.mode == Mode::Hang || (state.mode == Mode::HangReplies && direction == Direction::Reply)
+        };
+        let state = self.changed.wait_while(self.lock(), hangs).unwrap_or_else(PoisonError::into_inner);
+        state.mode != Mode::Refuse
+    }
+
+    fn is_to_be_lost(&self, chunk: &[u8]) -> bool {
+        let mut state = self.lock();
+        let Some((text, count)) = &mut state.losing else { return false };
+        let found = *count > 0 && chunk.windows(text.len()).any(|window| window == text.as_slice());
+        *count -= usize::from(found);
+        found
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    async fn echo() -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((mut peer, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut from, mut to) = peer.split();
-                    let _ = tokio::io::copy(&mut from, &mut to).await;
-                });
-            }
-        });
-        port
-    }
-
-    async fn heard(stream: &mut TcpStream) -> Option<u8> {
-        let mut byte = [0];
-        match tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut byte)).await {
-            Ok(Ok(_)) => Some(byte[0]),
-            _ => None,
-        }
-    }
-
-    #[tokio::test]
-    async fn each_weather_loses_what_it_says() {
-        let proxy = Proxy::start(echo().await).await;
-        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
-        stream.write_all(b"1").await.unwrap();
-        assert_eq!(heard(&mut stream).await, Some(b'1'));
-        for weather in [Weather::AnswersLost, Weather::HalfOpen] {
-            proxy.set(weather);
-            stream.write_all(b"2").await.unwrap();
-            assert_eq!(heard(&mut stream).await, None, "{weather:?}");
-        }
-        proxy.set(Weather::Fair);
-        stream.write_all(b"3").await.unwrap();
-        assert_eq!(heard(&mut stream).await, Some(b'3'), "what was lost does not come later");
-        proxy.set(Weather::Cut);
-        let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "a cut connection ends");
-    }
+/// Whether the server has said that it is ready for the next request: then the last one is carried out.
+fn is_finished(replies: &[u8]) -> bool {
+    matches!(replies, [.., b'Z', 0, 0, 0, 5, b'I' | b'T' | b'E'])
 }

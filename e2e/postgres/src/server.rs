@@ -1,247 +1,383 @@
-//! The server and what can happen to it.
+//! The server.
 
+use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
-use tokio_postgres::NoTls;
 
-/// The password of the superuser; nothing but loopback reaches the server.
-const PASSWORD: &str = "for-tests-only";
-/// How long a start or a stop may take on a machine that compiles beside it.
+use crate::processes::{family, signal};
+
+/// How long a start or a stop may take on a machine that builds at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running PostgreSQL; it ends with this value.
-#[derive(Debug)]
-pub struct Postgres {
-    folder: TempDir,
-    bin: PathBuf,
-    port: u16,
-    /// Who runs it: PostgreSQL refuses to be root.
-    user: Option<(u32, u32)>,
-    child: Mutex<Option<Child>>,
-    databases: AtomicU32,
+const PREFIX: &str = "pollux-postgres-";
+
+/// How the server is to be.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Lines for postgresql.conf.
+    pub settings: Vec<(String, String)>,
+    /// Serve TLS with this certificate.
+    pub tls: Option<Tls>,
 }
 
-// === impl Postgres ===
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The certificate.
+    pub cert: String,
+    /// The key.
+    pub key: String,
+}
 
-impl Postgres {
-    /// Makes a new server and waits until it answers. Its settings are the defaults: fsync is on.
-    pub async fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("pollux-postgres").tempdir().expect("a temporary folder");
-        let user = rustix::process::getuid().is_root().then(postgres_user);
-        if let Some((uid, gid)) = user {
-            chown(folder.path(), Some(uid), Some(gid)).expect("the folder belongs to the server's user");
+/// Ways to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Ends sessions, writes a checkpoint.
+    Fast,
+    /// Ends at once; the next start recovers, as after a crash.
+    Immediate,
+}
+
+/// A running server. It is stopped and its data are removed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    dir: TempDir,
+    bin: PathBuf,
+    port: u16,
+    owner: Option<Owner>,
+    running: Option<Running>,
+    /// Locked while this process lives.
+    _lock: fs::File,
+}
+
+/// The system user that it runs as.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    pid: i32,
+    ended: Mutex<Receiver<std::io::Result<ExitStatus>>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Makes a database cluster and starts it.
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed, or does not start.
+    pub fn start(options: &Options) -> Result<Self> {
+        let bin = find_binaries()?;
+        let owner = owner()?;
+        remove_leftovers();
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let lock = fs::File::create(dir.path().join("lock"))?;
+        lock.lock()?;
+        if let Some(owner) = owner {
+            chown(dir.path(), Some(owner.uid), Some(owner.gid))?;
         }
-        let port = free_port();
-        let server =
-            Self { folder, bin: binaries(), port, user, child: Mutex::new(None), databases: AtomicU32::new(0) };
-        server.init();
-        server.start_again().await;
-        server
+        let mut server = Self { dir, bin, port: 0, owner, running: None, _lock: lock };
+        server.initialise(options)?;
+        // The port is free when it is looked for; somebody else may take it before the server does.
+        for attempt in 0.. {
+            server.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            match server.start_again() {
+                Ok(()) => break,
+                Err(e) if attempt == 2 => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Ok(server)
     }
 
-    /// URI of the superuser's database.
+    /// The superuser's URI, for database `postgres`.
     pub fn uri(&self) -> String {
-        self.uri_of("postgres")
+        self.uri_for("postgres", self.port)
     }
 
-    /// Makes a database of its own for one test, and gives its URI. The name is only the beginning of the real one.
-    pub async fn database(&self, name: &str) -> String {
-        let name = format!("{name}_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.execute(&format!("create database {name}")).await;
-        self.uri_of(&name)
+    /// The superuser's URI for a database, through another port (a [`crate::Proxy`]'s).
+    pub fn uri_for(&self, database: &str, port: u16) -> String {
+        format!("postgresql://postgres@127.0.0.1:{port}/{database}")
     }
 
-    /// The server's port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
+    /// The port.
+    pub const fn port(&self) -> u16 {
         self.port
     }
 
-    fn uri_of(&self, database: &str) -> String {
-        format!("postgresql://postgres:{PASSWORD}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
+    /// Makes a database and returns the superuser's URI for it.
+    ///
+    /// # Errors
+    /// If there is one of this name, or the server does not answer.
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        let mut command = Command::new(self.bin.join("createdb"));
+        command.args(["-h", "127.0.0.1", "-U", "postgres", "-p"]).arg(self.port.to_string()).arg(name);
+        run(command.env("PGCONNECT_TIMEOUT", "10")).with_context(|| format!("createdb {name}"))?;
+        Ok(self.uri_for(name, self.port))
     }
 
-    /// Runs statements as the superuser.
-    pub async fn execute(&self, sql: &str) {
-        let (client, connection) = tokio_postgres::connect(&self.uri(), NoTls).await.expect("the server answers");
-        let connection = tokio::spawn(connection);
-        client.batch_execute(sql).await.expect("the statements are right");
-        drop(client);
-        let _ = connection.await;
-    }
-
-    /// Ends it in an orderly way: sessions are cut, the data is on disk (`fast`).
-    pub async fn stop(&self) {
-        self.end(Signal::INT).await;
-    }
-
-    /// Ends it without a shutdown: the next start recovers from the log (`immediate`).
-    pub async fn stop_immediately(&self) {
-        self.end(Signal::QUIT).await;
+    /// Stops it; nothing happens if it does not run.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop(&mut self, how: Stop) -> Result<()> {
+        self.end(match how {
+            Stop::Fast => Signal::INT,
+            Stop::Immediate => Signal::QUIT,
+        })
     }
 
     /// kill -9 of all its processes.
-    pub async fn kill(&self) {
-        let pids = self.pids();
-        for pid in pids {
-            let _ = kill_process(pid, Signal::KILL);
+    ///
+    /// # Errors
+    /// If one of them does not die.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let members = family(running.pid);
+        for pid in &members {
+            signal(*pid, Signal::KILL);
         }
-        self.end(Signal::KILL).await;
-        let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
+        self.end(Signal::KILL)?;
+        wait_until("the server's processes die", || {
+            members.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists() || zombie(*pid))
+        })
     }
 
-    /// Starts it on the same data and port, and waits until it answers.
-    pub async fn start_again(&self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.log()).expect("the log can be written");
-        let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("postgres starts");
-        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        let end = Instant::now() + PATIENCE;
-        while let Err(error) = tokio_postgres::connect(&self.uri(), NoTls).await {
-            assert!(Instant::now() < end, "postgres does not answer: {error}\n{}", self.last_words());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Stops all its processes where they are (SIGSTOP); connections stay open.
-    pub fn pause(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    /// Lets them go on (SIGCONT).
-    pub fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        for pid in self.pids() {
-            // A backend may have ended between the look and the signal.
-            let _ = kill_process(pid, signal);
+    /// Freezes all its processes: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        if let Some(running) = &self.running {
+            // The postmaster first: it makes no new ones then.
+            signal(running.pid, Signal::STOP);
+            family(running.pid).into_iter().for_each(|pid| signal(pid, Signal::STOP));
         }
     }
 
-    /// The postmaster and its children.
-    fn pids(&self) -> Vec<Pid> {
-        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(child) = child.as_ref() else { return Vec::new() };
-        let tasks = format!("/proc/{0}/task/{0}/children", child.id());
-        let children = std::fs::read_to_string(tasks).unwrap_or_default();
-        let all = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        i32::try_from(child.id()).into_iter().chain(all).filter_map(Pid::from_raw).collect()
-    }
-
-    async fn end(&self, signal: Signal) {
-        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, signal);
-        }
-        let end = Instant::now() + PATIENCE;
-        while child.try_wait().expect("a child can be waited for").is_none() {
-            assert!(Instant::now() < end, "postgres does not end\n{}", self.last_words());
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        if let Some(running) = &self.running {
+            family(running.pid).into_iter().rev().for_each(|pid| signal(pid, Signal::CONT));
         }
     }
 
-    fn init(&self) {
-        let password = self.folder.path().join("password");
-        std::fs::write(&password, PASSWORD).expect("the password file can be written");
-        let output = self
-            .command("initdb")
-            .args([
-                "--auth=scram-sha-256",
-                "--username=postgres",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-instructions",
-                "--pwfile",
-            ])
-            .arg(&password)
-            .arg("-D")
-            .arg(self.data())
-            .output()
-            .expect("initdb starts");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let settings = format!(
-            "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nshared_buffers = 16MB\nmax_connections = 200\n",
-            self.port
-        );
-        let file = self.data().join("postgresql.auto.conf");
-        std::fs::write(file, settings).expect("the settings can be written");
+    /// Starts it again after a stop or a kill, on the same port and data, and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// If it does not start; what it logged is in the message.
+    pub fn start_again(&mut self) -> Result<()> {
+        ensure!(self.running.is_none(), "it runs already");
+        let log = fs::File::create(self.dir.path().join("log"))?;
+        // Should this process be killed, the kernel tells the server.
+        let mut command = self.command("postgres", true);
+        command.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let (started, is_started) = channel();
+        let (ended, is_ended) = channel();
+        // The kernel's signal is for the death of the thread that started it: one that lives as long as the server.
+        thread::Builder::new().name("postgres".into()).spawn(move || match command.spawn() {
+            Ok(mut child) => {
+                let _ = started.send(Ok(child.id()));
+                let _ = ended.send(child.wait());
+            }
+            Err(e) => drop(started.send(Err(e))),
+        })?;
+        let pid = is_started.recv()?.context("starting postgres")?;
+        self.running = Some(Running { pid: i32::try_from(pid)?, ended: Mutex::new(is_ended) });
+        self.await_ready()
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        command.current_dir(self.folder.path()).stdin(Stdio::null()).env("LC_ALL", "C");
-        if let Some((uid, gid)) = self.user {
-            command.uid(uid).gid(gid);
+    fn await_ready(&mut self) -> Result<()> {
+        let status = self.data().join("postmaster.pid");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(running) = &self.running else { bail!("it was stopped") };
+            if running.ends_within(Duration::from_millis(10)) {
+                self.running = None;
+                bail!("postgres ended:\n{}", self.log());
+            }
+            // The eighth line says so, for the process of the first line.
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let mut lines = text.lines();
+            let mine = lines.next() == Some(running.pid.to_string().as_str());
+            if mine && lines.nth(6).map(str::trim) == Some("ready") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("postgres is not ready after {PATIENCE:?}:\n{}", self.log());
+            }
         }
-        command
+    }
+
+    fn initialise(&self, options: &Options) -> Result<()> {
+        let mut initdb = self.command("initdb", false);
+        initdb.arg("-D").arg(self.data()).args([
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
+        run(&mut initdb).context("initdb")?;
+        let mut conf = fs::read_to_string(self.data().join("postgresql.conf"))?;
+        let mut set = |name: &str, value: &str| conf.push_str(&format!("\n{name} = '{}'", value.replace('\'', "''")));
+        set("listen_addresses", "127.0.0.1");
+        set("unix_socket_directories", "");
+        set("max_connections", "200");
+        set("shared_buffers", "32MB");
+        if let Some(tls) = &options.tls {
+            self.write("server.crt", &tls.cert)?;
+            self.write("server.key", &tls.key)?;
+            set("ssl", "on");
+        }
+        for (name, value) in &options.settings {
+            set(name, value);
+        }
+        self.write("postgresql.conf", &conf)?;
+        self.write("pg_hba.conf", "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.data().join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        if let Some(owner) = self.owner {
+            chown(&path, Some(owner.uid), Some(owner.gid))?;
+        }
+        Ok(())
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.dir.path().join("data")
     }
 
-    fn log(&self) -> PathBuf {
-        self.folder.path().join("log")
+    fn log(&self) -> String {
+        let mut text = String::new();
+        let _ = fs::File::open(self.dir.path().join("log")).and_then(|mut file| file.read_to_string(&mut text));
+        text
     }
 
-    fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().rev().take(20).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    fn command(&self, program: &str, dies_with_us: bool) -> Command {
+        let program = self.bin.join(program);
+        let mut command = Command::new("setpriv");
+        if let Some(owner) = self.owner {
+            command.arg(format!("--reuid={}", owner.uid)).arg(format!("--regid={}", owner.gid)).arg("--clear-groups");
+        }
+        if dies_with_us {
+            command.args(["--pdeathsig", "QUIT"]);
+        }
+        command.arg(program).env("LC_ALL", "C").current_dir("/");
+        command
+    }
+
+    fn end(&mut self, with: Signal) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        signal(running.pid, with);
+        if with != Signal::KILL {
+            // A frozen server hears it when it goes on.
+            family(running.pid).into_iter().for_each(|pid| signal(pid, Signal::CONT));
+        }
+        if !running.ends_within(PATIENCE) {
+            family(running.pid).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+            bail!("postgres did not end within {PATIENCE:?}");
+        }
+        Ok(())
     }
 }
 
-impl Drop for Postgres {
+// === impl Running ===
+
+impl Running {
+    fn ends_within(&self, patience: Duration) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(ended.recv_timeout(patience), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
-        self.resume();
-        for pid in self.pids() {
-            let _ = kill_process(pid, Signal::KILL);
+        let _ = self.end(Signal::QUIT);
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// A test that is killed, or that keeps its server in a static, removes nothing. Its lock is free then.
+fn remove_leftovers() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
         }
-        if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        let free = fs::File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+        // The server itself may need a moment longer to hear of the death than the lock.
+        let pid = fs::read_to_string(entry.path().join("data/postmaster.pid")).unwrap_or_default();
+        let runs = pid.lines().next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if free && !runs {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// The newest server that Debian's packages have installed.
-fn binaries() -> PathBuf {
-    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
-        .filter(|(_, bin)| bin.join("postgres").exists())
-        .collect();
+/// The newest installed version.
+fn find_binaries() -> Result<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
+        let bin = entry.path().join("bin");
+        let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(version) = version.filter(|_| bin.join("postgres").exists()) {
+            found.push((version, bin));
+        }
+    }
     found.sort();
-    found.pop().expect("no PostgreSQL server is installed: apt-get install postgresql").1
+    let (_, bin) = found.pop().context("PostgreSQL is not installed: apt-get install postgresql")?;
+    Ok(bin)
 }
 
-/// The user that Debian's package makes.
-fn postgres_user() -> (u32, u32) {
-    let passwd = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd can be read");
-    passwd
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some("postgres"))
-                .then(|| Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?)))?
-        })
-        .expect("there is no user postgres: apt-get install postgresql")
+/// Whom to be instead of root.
+fn owner() -> Result<Option<Owner>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd")?;
+    for name in ["postgres", "nobody"] {
+        let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
+        if let Some([_, _, uid, gid, ..]) = fields.as_deref() {
+            return Ok(Some(Owner { uid: uid.parse()?, gid: gid.parse()? }));
+        }
+    }
+    bail!("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its number").port()
+fn zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        ensure!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

@@ -9,9 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_postgres::config::{
-    ChannelBinding, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs,
-};
+use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs};
 
 /// Parameters for other clients, which change nothing for us.
 const FOR_OTHERS: [&str; 14] = [
@@ -122,11 +120,7 @@ impl Database {
             ports = vec![None; names.len()];
         }
         if let Some(port) = &parameters.port {
-            ports = port
-                .split(',')
-                .map(read_port)
-                .map(|port| port.map(Some))
-                .collect::<Result<_, _>>()?;
+            ports = port.split(',').map(read_port).map(|port| port.map(Some)).collect::<Result<_, _>>()?;
             if ports.len() == 1 {
                 ports = vec![ports[0]; names.len()];
             }
@@ -137,10 +131,7 @@ impl Database {
         if names.len() != ports.len() {
             return wrong("it has another number of ports than of hosts");
         }
-        found.hosts = names
-            .into_iter()
-            .zip(ports.into_iter().map(|port| port.unwrap_or(5432)))
-            .collect();
+        found.hosts = names.into_iter().zip(ports.into_iter().map(|port| port.unwrap_or(5432))).collect();
         parameters.apply(&mut found)?;
         if found.user.is_empty() {
             return wrong("it names no user: postgresql://USER:PASSWORD@HOST/DATABASE");
@@ -193,11 +184,7 @@ impl Database {
 
     /// The hosts, for messages.
     pub fn address(&self) -> String {
-        let hosts: Vec<_> = self
-            .hosts
-            .iter()
-            .map(|(host, port)| format!("{}:{port}", bracketed(host)))
-            .collect();
+        let hosts: Vec<_> = self.hosts.iter().map(|(host, port)| format!("{}:{port}", bracketed(host))).collect();
         hosts.join(",")
     }
 
@@ -208,20 +195,13 @@ impl Database {
             uri.push(':');
             uri.push_str(&encode(password));
         }
-        let hosts: Vec<_> = self
-            .hosts
-            .iter()
-            .map(|(host, port)| format!("{}:{port}", encode_host(host)))
-            .collect();
+        let hosts: Vec<_> = self.hosts.iter().map(|(host, port)| format!("{}:{port}", encode_host(host))).collect();
         uri.push('@');
         uri.push_str(&hosts.join(","));
         uri.push('/');
         uri.push_str(&encode(self.dbname()));
-        let parameters: Vec<_> = self
-            .parameters()
-            .iter()
-            .map(|(name, value)| format!("{name}={}", encode(value)))
-            .collect();
+        let parameters: Vec<_> =
+            self.parameters().iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         if !parameters.is_empty() {
             uri.push('?');
             uri.push_str(&parameters.join("&"));
@@ -251,15 +231,8 @@ impl Database {
             _ => None,
         };
         found.extend(binding.map(|binding| ("channel_binding", binding.to_owned())));
-        found.extend(
-            self.application_name
-                .clone()
-                .map(|name| ("application_name", name)),
-        );
-        found.extend(
-            self.connect_timeout
-                .map(|limit| ("connect_timeout", limit.as_secs().to_string())),
-        );
+        found.extend(self.application_name.clone().map(|name| ("application_name", name)));
+        found.extend(self.connect_timeout.map(|limit| ("connect_timeout", limit.as_secs().to_string())));
         found.extend(self.options.clone().map(|options| ("options", options)));
         if self.target == Target::ReadWrite {
             found.push(("target_session_attrs", "read-write".into()));
@@ -287,9 +260,7 @@ impl Database {
         config.ssl_mode(match self.tls {
             TlsPolicy::Disable => SslMode::Disable,
             TlsPolicy::Prefer => SslMode::Prefer,
-            TlsPolicy::Require | TlsPolicy::VerifyCa(_) | TlsPolicy::VerifyFull(_) => {
-                SslMode::Require
-            }
+            TlsPolicy::Require | TlsPolicy::VerifyCa(_) | TlsPolicy::VerifyFull(_) => SslMode::Require,
         });
         if self.direct_tls {
             config.ssl_negotiation(SslNegotiation::Direct);
@@ -305,10 +276,7 @@ impl Database {
             config.load_balance_hosts(LoadBalanceHosts::Random);
         }
         config.connect_timeout(self.connect_timeout.unwrap_or(patience).min(patience));
-        config
-            .keepalives(true)
-            .keepalives_idle(Duration::from_secs(15))
-            .keepalives_interval(Duration::from_secs(5));
+        config.keepalives(true).keepalives_idle(Duration::from_secs(15)).keepalives_interval(Duration::from_secs(5));
         config.keepalives_retries(3);
         config
     }
@@ -316,13 +284,7 @@ impl Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Database({}/{} as {})",
-            self.address(),
-            self.dbname(),
-            self.user
-        )
+        write!(f, "Database({}/{} as {})", self.address(), self.dbname(), self.user)
     }
 }
 
@@ -369,9 +331,7 @@ impl Parameters {
                 // What libraries of other languages write for sslmode=require.
                 "ssl" if value == "true" => sslmode = sslmode.or(Some("require".into())),
                 "ssl" if value == "false" => sslmode = sslmode.or(Some("disable".into())),
-                "sslnegotiation" => {
-                    to.direct_tls = one_of(&name, &value, &[("postgres", false), ("direct", true)])?
-                }
+                "sslnegotiation" => to.direct_tls = one_of(&name, &value, &[("postgres", false), ("direct", true)])?,
                 "channel_binding" => {
                     let known = [
                         ("disable", ChannelBinding::Disable),
@@ -381,11 +341,8 @@ impl Parameters {
                     to.channel_binding = Some(one_of(&name, &value, &known)?);
                 }
                 "target_session_attrs" => {
-                    let known = [
-                        ("any", Target::Any),
-                        ("read-write", Target::ReadWrite),
-                        ("primary", Target::ReadWrite),
-                    ];
+                    let known =
+                        [("any", Target::Any), ("read-write", Target::ReadWrite), ("primary", Target::ReadWrite)];
                     to.target = one_of(&name, &value, &known)?;
                 }
                 "load_balance_hosts" => {
@@ -401,9 +358,7 @@ impl Parameters {
                 }
                 known if FOR_OTHERS.contains(&known) => {}
                 _ => {
-                    return wrong(format!(
-                        "the parameter {name} is not known to Pollux: leave it out"
-                    ));
+                    return wrong(format!("the parameter {name} is not known to Pollux: leave it out"));
                 }
             }
         }
@@ -427,9 +382,7 @@ fn policy(sslmode: Option<&str>, sslrootcert: Option<String>) -> Result<TlsPolic
     Ok(match sslmode {
         None if system => TlsPolicy::VerifyFull(roots),
         Some(mode) if system && mode != "verify-full" => {
-            return wrong(format!(
-                "sslrootcert=system goes with sslmode=verify-full, not with {mode}"
-            ));
+            return wrong(format!("sslrootcert=system goes with sslmode=verify-full, not with {mode}"));
         }
         Some("disable") => TlsPolicy::Disable,
         None | Some("" | "allow" | "prefer") => TlsPolicy::Prefer,
@@ -450,22 +403,19 @@ fn strip_scheme(uri: &str) -> Result<&str, UriError> {
     if uri.is_empty() {
         return wrong("it is empty");
     }
-    if let Some(rest) = uri
-        .strip_prefix("postgresql://")
-        .or_else(|| uri.strip_prefix("postgres://"))
-    {
+    if let Some(rest) = uri.strip_prefix("postgresql://").or_else(|| uri.strip_prefix("postgres://")) {
         return Ok(rest);
     }
     match uri.split_once("://") {
         Some((scheme, _)) if scheme.starts_with("jdbc:") => wrong(
             "it is a JDBC URL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE (CloudNativePG: the key uri, not jdbc-uri)",
         ),
-        Some((scheme, _)) if scheme.starts_with("postgres") => wrong(format!(
-            "the scheme is {scheme}: write postgresql://, without the name of a library"
-        )),
-        Some((scheme, _)) if scheme.len() < 20 => wrong(format!(
-            "the scheme is {scheme}: it must be postgresql or postgres"
-        )),
+        Some((scheme, _)) if scheme.starts_with("postgres") => {
+            wrong(format!("the scheme is {scheme}: write postgresql://, without the name of a library"))
+        }
+        Some((scheme, _)) if scheme.len() < 20 => {
+            wrong(format!("the scheme is {scheme}: it must be postgresql or postgres"))
+        }
         _ => wrong("it does not begin with postgresql://"),
     }
 }
@@ -481,15 +431,10 @@ fn split_hosts(authority: &str) -> Result<Hosts, UriError> {
             };
             (host, port.strip_prefix(':'))
         } else {
-            part.split_once(':')
-                .map_or((part, None), |(host, port)| (host, Some(port)))
+            part.split_once(':').map_or((part, None), |(host, port)| (host, Some(port)))
         };
         hosts.0.push(decode("the host", host)?);
-        hosts.1.push(
-            port.filter(|port| !port.is_empty())
-                .map(read_port)
-                .transpose()?,
-        );
+        hosts.1.push(port.filter(|port| !port.is_empty()).map(read_port).transpose()?);
     }
     Ok(hosts)
 }
@@ -503,24 +448,15 @@ fn read_port(text: &str) -> Result<u16, UriError> {
 }
 
 fn read_timeout(text: &str) -> Result<Option<Duration>, UriError> {
-    let seconds: i64 = text
-        .parse()
-        .map_err(|_| UriError("connect_timeout is not a number of seconds".into()))?;
-    Ok(u64::try_from(seconds)
-        .ok()
-        .filter(|s| *s > 0)
-        .map(Duration::from_secs))
+    let seconds: i64 = text.parse().map_err(|_| UriError("connect_timeout is not a number of seconds".into()))?;
+    Ok(u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs))
 }
 
 fn one_of<T: Copy>(name: &str, value: &str, known: &[(&str, T)]) -> Result<T, UriError> {
-    known
-        .iter()
-        .find(|(word, _)| *word == value)
-        .map(|(_, meaning)| *meaning)
-        .ok_or_else(|| {
-            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
-            UriError(format!("{name} is none of {}", words.join(", ")))
-        })
+    known.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+        UriError(format!("{name} is none of {}", words.join(", ")))
+    })
 }
 
 fn wrong<T>(why: impl Into<String>) -> Result<T, UriError> {
@@ -529,9 +465,7 @@ fn wrong<T>(why: impl Into<String>) -> Result<T, UriError> {
 
 fn decode(what: &str, text: &str) -> Result<String, UriError> {
     let bad = || {
-        UriError(format!(
-            "{what} holds a % that is not followed by two hexadecimal digits; a real % is written %25"
-        ))
+        UriError(format!("{what} holds a % that is not followed by two hexadecimal digits; a real % is written %25"))
     };
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -552,31 +486,22 @@ fn decode(what: &str, text: &str) -> Result<String, UriError> {
 }
 
 fn encode(text: &str) -> String {
-    text.bytes()
-        .fold(String::with_capacity(text.len()), |mut out, byte| {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
-            out
-        })
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
 }
 
 fn encode_host(host: &str) -> String {
-    if host.contains(':') {
-        bracketed(host)
-    } else {
-        encode(host)
-    }
+    if host.contains(':') { bracketed(host) } else { encode(host) }
 }
 
 fn bracketed(host: &str) -> String {
-    if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    }
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 #[cfg(test)]

@@ -128,22 +128,8 @@ fn what_the_providers_hand_out_is_understood() {
             "d",
             TlsPolicy::Disable,
         ),
-        (
-            "postgresql://u@h",
-            "h:5432",
-            "u",
-            "",
-            "u",
-            TlsPolicy::Prefer,
-        ),
-        (
-            "postgresql:///d?host=a,b&port=1,2&user=u&password=p",
-            "a:1,b:2",
-            "u",
-            "p",
-            "d",
-            TlsPolicy::Prefer,
-        ),
+        ("postgresql://u@h", "h:5432", "u", "", "u", TlsPolicy::Prefer),
+        ("postgresql:///d?host=a,b&port=1,2&user=u&password=p", "a:1,b:2", "u", "p", "d", TlsPolicy::Prefer),
     ];
     for (uri, address, user, password, dbname, tls) in table {
         let found = read(uri);
@@ -152,14 +138,7 @@ fn what_the_providers_hand_out_is_understood() {
         assert_eq!(found.password().unwrap_or_default(), *password, "{uri}");
         assert_eq!(found.dbname(), *dbname, "{uri}");
         assert_eq!(found.tls(), tls, "{uri}");
-        assert_eq!(
-            read(&found.to_uri()),
-            Database {
-                dbname: Some(found.dbname().into()),
-                ..found.clone()
-            },
-            "{uri}"
-        );
+        assert_eq!(read(&found.to_uri()), Database { dbname: Some(found.dbname().into()), ..found.clone() }, "{uri}");
     }
 }
 
@@ -167,22 +146,10 @@ fn what_the_providers_hand_out_is_understood() {
 fn sslmode_and_sslrootcert_mean_what_they_mean_to_libpq() {
     let tls = |query: &str| read(&format!("postgresql://u@h/d?{query}")).tls().clone();
     assert_eq!(tls("sslmode=allow"), TlsPolicy::Prefer);
-    assert_eq!(
-        tls("sslmode=require&sslrootcert=/ca"),
-        TlsPolicy::VerifyCa(file("/ca"))
-    );
-    assert_eq!(
-        tls("sslmode=verify-ca&sslrootcert=/ca"),
-        TlsPolicy::VerifyCa(file("/ca"))
-    );
-    assert_eq!(
-        tls("sslmode=verify-full"),
-        TlsPolicy::VerifyFull(Roots::Public)
-    );
-    assert_eq!(
-        tls("sslrootcert=system"),
-        TlsPolicy::VerifyFull(Roots::Public)
-    );
+    assert_eq!(tls("sslmode=require&sslrootcert=/ca"), TlsPolicy::VerifyCa(file("/ca")));
+    assert_eq!(tls("sslmode=verify-ca&sslrootcert=/ca"), TlsPolicy::VerifyCa(file("/ca")));
+    assert_eq!(tls("sslmode=verify-full"), TlsPolicy::VerifyFull(Roots::Public));
+    assert_eq!(tls("sslrootcert=system"), TlsPolicy::VerifyFull(Roots::Public));
     let e = refused("postgresql://u@h/d?sslmode=require&sslrootcert=system");
     assert!(e.contains("verify-full"), "{e}");
 }
@@ -193,64 +160,34 @@ fn mistakes_are_named_with_their_mend() {
         ("", "empty"),
         ("host=h user=u", "does not begin with postgresql://"),
         ("mysql://u:secret@h/d", "the scheme is mysql"),
-        (
-            "jdbc:postgresql://h/d?user=u&password=secret",
-            "the key uri, not jdbc-uri",
-        ),
-        (
-            "postgresql+asyncpg://u:secret@h/d",
-            "without the name of a library",
-        ),
+        ("jdbc:postgresql://h/d?user=u&password=secret", "the key uri, not jdbc-uri"),
+        ("postgresql+asyncpg://u:secret@h/d", "without the name of a library"),
         ("postgresql://u:secret@/d", "names no host"),
         ("postgresql://h/d", "names no user"),
         ("postgresql://u:secret/more@h/d", "%2F"),
         ("postgresql://u:sec%zzret@h/d", "written %25"),
         ("postgresql://u:secret@h:99999/d", "1 to 65535"),
-        (
-            "postgresql://u:secret@h/d?sslmode=verify_full",
-            "verify-full",
-        ),
-        (
-            "postgresql://u:secret@h/d?sslkey=/k",
-            "give the role a password",
-        ),
-        (
-            "postgresql://u:secret@h/d?colour=blue",
-            "colour is not known",
-        ),
-        (
-            "postgresql://u:secret@h/d?target_session_attrs=standby",
-            "read-write",
-        ),
-        (
-            "postgresql://u:secret@h/d?sslnegotiation=direct",
-            "needs sslmode",
-        ),
+        ("postgresql://u:secret@h/d?sslmode=verify_full", "verify-full"),
+        ("postgresql://u:secret@h/d?sslkey=/k", "give the role a password"),
+        ("postgresql://u:secret@h/d?colour=blue", "colour is not known"),
+        ("postgresql://u:secret@h/d?target_session_attrs=standby", "read-write"),
+        ("postgresql://u:secret@h/d?sslnegotiation=direct", "needs sslmode"),
     ] {
         let e = refused(uri);
         assert!(e.contains(hint), "{uri}: {e}");
-        assert!(
-            !e.contains("secret") && !e.contains("sec%"),
-            "{uri} shows the password: {e}"
-        );
+        assert!(!e.contains("secret") && !e.contains("sec%"), "{uri} shows the password: {e}");
     }
 }
 
 #[test]
 fn another_login_enters_the_same_database_and_the_password_is_not_printed() {
     let owner = read("postgresql://owner:one@h:6000/?sslmode=require&application_name=x");
-    let agent = owner
-        .clone()
-        .with_login("agent", "tw o/&")
-        .with_host("pg.example", None);
+    let agent = owner.clone().with_login("agent", "tw o/&").with_host("pg.example", None);
     assert_eq!(
         agent.to_uri(),
         "postgresql://agent:tw%20o%2F%26@pg.example:6000/owner?sslmode=require&application_name=x"
     );
     assert!(!owner.same_server(&agent));
     assert!(owner.same_server(&owner.clone().with_login("agent", "two")));
-    assert_eq!(
-        format!("{agent:?}"),
-        "Database(pg.example:6000/owner as agent)"
-    );
+    assert_eq!(format!("{agent:?}"), "Database(pg.example:6000/owner as agent)");
 }

@@ -65,8 +65,7 @@ impl fmt::Display for Resource {
 impl TokenDigest {
     /// Computed here, in the agent, so that the token never reaches the database.
     pub fn of(token: &str) -> Self {
-        let key =
-            ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"pollux.dev/lease/token-digest/v1");
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"pollux.dev/lease/token-digest/v1");
         let tag = ring::hmac::sign(&key, token.as_bytes());
         let mut digest = [0; 32];
         digest.copy_from_slice(tag.as_ref());

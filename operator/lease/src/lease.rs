@@ -8,7 +8,11 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::identity::{BotKey, Replica, TokenDigest};
+use crate::core::{Core, Me};
+use crate::driver::Driver;
+use crate::identity::{BotKey, HolderId, Replica, TokenDigest};
+use crate::metrics::Metrics;
+use crate::statements::Caller;
 use crate::view::{HandOver, HandedOver, View};
 
 /// What an agent brings along.
@@ -37,10 +41,11 @@ pub struct Config {
 pub struct Lease {
     commands: mpsc::UnboundedSender<Command>,
     view: watch::Receiver<View>,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
-enum Command {
+pub(crate) enum Command {
     Ready(bool),
     Report(Value),
     Token(TokenDigest),
@@ -56,10 +61,26 @@ enum Command {
 impl Lease {
     /// Begins to take part, as a standby that is not ready. Must be called within a tokio runtime.
     pub fn spawn(config: Config) -> Self {
-        let (commands, _commands) = mpsc::unbounded_channel();
-        let (_view, view) = watch::channel(View::default());
-        drop(config);
-        Self { commands, view }
+        let (commands, orders) = mpsc::unbounded_channel();
+        let (published, view) = watch::channel(View::default());
+        let metrics = Metrics::new();
+        let me = Me { id: HolderId::random(), replica: config.replica, file_lock: config.alive_file.is_some() };
+        let driver = Driver {
+            core: Core::new(me.clone(), config.default_ttl),
+            caller: Caller { bot: config.bot, token: config.token, new_token: None, me },
+            database_file: config.database_file,
+            alive_file: config.alive_file,
+            commands: orders,
+            view: published,
+            metrics: metrics.clone(),
+            lock: None,
+            waiting: Vec::new(),
+            ending: Vec::new(),
+            end_by: None,
+            attempts: 0,
+        };
+        tokio::spawn(driver.run());
+        Self { commands, view, metrics }
     }
 
     /// What is known of the lease, and each change of it.
@@ -120,7 +141,7 @@ impl Lease {
     /// Adds the lease's metrics to a registry: `pollux_agent_lease_renewals_total{result}` and
     /// `pollux_agent_lease_renew_duration_seconds`.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        let _ = registry;
+        self.metrics.register(registry);
     }
 
     fn send(&self, command: Command) {

@@ -10,11 +10,18 @@
 //!
 //! This crate knows neither Kubernetes nor Telegram. PostgreSQL 14 and newer.
 
+mod core;
 mod database;
+mod driver;
 mod error;
+mod filelock;
 mod identity;
 mod lease;
+mod metrics;
 mod observer;
+mod session;
+mod statements;
+mod tls;
 mod view;
 
 pub mod admin;
@@ -23,11 +30,8 @@ pub use database::{Database, Roots, TlsPolicy, UriError};
 pub use error::Error;
 pub use identity::{BotKey, Replica, Resource, TokenDigest};
 pub use lease::{Config, Lease};
-pub use observer::{
-    BotView, Candidate, Handover, LeaseRow, Look, Observer, ObserverState, Party, Setting,
-};
+pub use observer::{BotView, Candidate, Handover, LeaseRow, Look, Observer, ObserverState, Party, Setting};
 pub use pollux_clock::BootInstant;
 pub use view::{
-    DatabaseState, Evidence, HandOver, HandedOver, Holder, Reason, Request, Role, Settings,
-    Takeover, View,
+    DatabaseState, Evidence, HandOver, HandedOver, Holder, Reason, Request, Role, Settings, Takeover, View,
 };

@@ -1,23 +1,36 @@
 //! The controller's window on the leases: who leads, who waits, what they report; and the rows that it writes for them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
 use jiff::Timestamp;
 use pollux_clock::BootInstant;
 use serde_json::Value;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_postgres::types::{Json, Type};
 
+use crate::admin::Admin;
 use crate::error::Error;
 use crate::identity::{BotKey, Replica, Resource};
+use crate::session::{Parameter, Session, read_file};
 use crate::view::Request;
+
+mod rows;
+mod watcher;
+
+/// How long a statement may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A handle on a lease database; clones are the same session. Reconnects by itself, for ever.
 #[derive(Clone, Debug)]
 pub struct Observer {
+    database_file: PathBuf,
     state: watch::Receiver<ObserverState>,
+    session: watch::Receiver<Option<Arc<Session>>>,
     looks: broadcast::Sender<Look>,
+    broken: mpsc::Sender<()>,
 }
 
 /// Whether the database answers the observer.
@@ -79,7 +92,7 @@ pub struct BotView {
 pub struct LeaseRow {
     /// The fencing token.
     pub epoch: i64,
-    /// Counts the renewals of this epoch's holder, and of those before.
+    /// Rises with each renewal and each change of holder.
     pub renew_seq: i64,
     /// The TTL that the last renewal wrote.
     pub ttl: Duration,
@@ -122,7 +135,7 @@ pub struct Candidate {
 /// An entry of the log of handovers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handover {
-    /// The epoch that began with it.
+    /// The epoch that began with it; while nobody has taken a released lease, the epoch that will.
     pub epoch: i64,
     /// When, by the database's clock.
     pub time: Timestamp,
@@ -145,14 +158,15 @@ pub struct Handover {
 // === impl Observer ===
 
 impl Observer {
-    /// Begins to watch the database whose URI is in this file. Must be called within a tokio runtime.
+    /// Begins to watch the database whose URI is in this file. Must be called within a tokio runtime. Ends with its last
+    /// handle.
     pub fn spawn(database_file: PathBuf) -> Self {
-        drop(database_file);
-        let (_state, state) = watch::channel(ObserverState::default());
-        Self {
-            state,
-            looks: broadcast::channel(1024).0,
-        }
+        let (says, state) = watch::channel(ObserverState::default());
+        let (opened, session) = watch::channel(None);
+        let (broken, is_broken) = mpsc::channel(1);
+        let looks = broadcast::channel(1024).0;
+        tokio::spawn(watcher::run(database_file.clone(), says, opened, looks.clone(), is_broken));
+        Self { database_file, state, session, looks, broken }
     }
 
     /// Whether the database answers.
@@ -161,14 +175,14 @@ impl Observer {
     }
 
     /// What may have changed, from now on: by notification, and by a slow poll for what was missed and for what happens
-    /// without anybody writing it (a leader that fell silent).
-    pub fn changes(&self) -> impl Stream<Item = Look> + Send + use<> {
+    /// without anybody writing it (a leader that fell silent). Ends with the observer.
+    pub fn changes(&self) -> impl Stream<Item = Look> + Send + Unpin + use<> {
         let looks = self.looks.subscribe();
-        futures::stream::unfold(looks, async |mut looks| match looks.recv().await {
+        Box::pin(futures::stream::unfold(looks, async |mut looks| match looks.recv().await {
             Ok(look) => Some((look, looks)),
             Err(broadcast::error::RecvError::Lagged(_)) => Some((Look::All, looks)),
             Err(broadcast::error::RecvError::Closed) => None,
-        })
+        }))
     }
 
     /// What is known of this resource's bot; `None` before its first agent has reached the database.
@@ -176,11 +190,17 @@ impl Observer {
     /// # Errors
     /// If the database does not answer.
     pub async fn bot(&self, resource: &Resource) -> Result<Option<BotView>, Error> {
-        let _ = resource;
-        Err(Error::Away {
-            address: String::new(),
-            reason: "not connected".into(),
-        })
+        let session = self.session()?;
+        let with = named(resource);
+        let mut found = self.heard(session.all(rows::BY_CANDIDATE, &with, PATIENCE).await)?;
+        if found.is_empty() {
+            // Nobody is there now; somebody may have been.
+            found = self.heard(session.all(rows::BY_LEASE, &with, PATIENCE).await)?;
+        }
+        let Some(row) = found.first() else { return Ok(None) };
+        let view: Json<rows::BotRow> =
+            row.try_get(0).map_err(|e| Error::Migration(format!("a row that is not understood: {e}")))?;
+        Ok(Some(view.0.into()))
     }
 
     /// Writes the settings of a resource, if they differ from what is there, and wakes its agents. Says whether they did.
@@ -188,11 +208,10 @@ impl Observer {
     /// # Errors
     /// If the database does not answer; whether they were written is then unknown.
     pub async fn put_setting(&self, resource: &Resource, setting: &Setting) -> Result<bool, Error> {
-        let _ = (resource, setting);
-        Err(Error::Away {
-            address: String::new(),
-            reason: "not connected".into(),
-        })
+        let json = Json(&setting.json);
+        let more: [Parameter<'_>; 3] =
+            [(&setting.generation, Type::INT8), (&setting.eligible, Type::TEXT_ARRAY), (&json, Type::JSONB)];
+        self.put("SELECT pollux.put_setting($1,$2,$3,$4,$5,$6)", resource, &more).await
     }
 
     /// Removes settings and request of a resource that is gone. Says whether there were any.
@@ -200,11 +219,7 @@ impl Observer {
     /// # Errors
     /// If the database does not answer.
     pub async fn forget(&self, resource: &Resource) -> Result<bool, Error> {
-        let _ = resource;
-        Err(Error::Away {
-            address: String::new(),
-            reason: "not connected".into(),
-        })
+        self.put("SELECT pollux.forget($1,$2,$3)", resource, &[]).await
     }
 
     /// Asks the agents of a resource for something; replaces what was asked before. Says whether it is new.
@@ -212,11 +227,8 @@ impl Observer {
     /// # Errors
     /// If the database does not answer.
     pub async fn put_request(&self, resource: &Resource, request: &Request) -> Result<bool, Error> {
-        let _ = (resource, request);
-        Err(Error::Away {
-            address: String::new(),
-            reason: "not connected".into(),
-        })
+        let more: [Parameter<'_>; 2] = [(&request.id, Type::TEXT), (&request.to_pod, Type::TEXT)];
+        self.put("SELECT pollux.put_request($1,$2,$3,$4,$5)", resource, &more).await
     }
 
     /// Brings the schema up to date, on a connection of its own. Any number of processes may do it at once.
@@ -224,9 +236,37 @@ impl Observer {
     /// # Errors
     /// Why it could not be done; [`Error::is_transient`] says whether to try again.
     pub async fn migrate(&self) -> Result<(), Error> {
-        Err(Error::Away {
-            address: String::new(),
-            reason: "not connected".into(),
+        let database = read_file(&self.database_file)?;
+        Admin::connect(&database).await?.migrate().await
+    }
+
+    async fn put(&self, sql: &str, resource: &Resource, more: &[Parameter<'_>]) -> Result<bool, Error> {
+        let session = self.session()?;
+        let mut with = Vec::from(named(resource));
+        with.extend_from_slice(more);
+        let row = self.heard(session.one(sql, &with, PATIENCE).await)?;
+        row.try_get(0).map_err(|e| Error::Migration(format!("a row that is not understood: {e}")))
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Error> {
+        self.session.borrow().clone().ok_or_else(|| Error::Away {
+            address: "its address".into(),
+            reason: match &*self.state.borrow() {
+                ObserverState::Down { error, .. } => error.clone(),
+                _ => "no connection yet".into(),
+            },
         })
     }
+
+    /// A session that does not answer is given up.
+    fn heard<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(Error::is_transient) {
+            let _ = self.broken.try_send(());
+        }
+        result
+    }
+}
+
+fn named(resource: &Resource) -> [Parameter<'_>; 3] {
+    [(&resource.cluster, Type::TEXT), (&resource.namespace, Type::TEXT), (&resource.name, Type::TEXT)]
 }

@@ -30,8 +30,10 @@ pub enum Role {
 }
 
 /// A snapshot of what is known; a new one is published whenever something in it changes, and after each renewal.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct View {
+    /// When this came to be so.
+    pub at: BootInstant,
     /// Whether this process leads.
     pub role: Role,
     /// The lease's epoch, as last read; 0 before anybody ever led.
@@ -89,7 +91,7 @@ pub enum DatabaseState {
 }
 
 /// Hot settings: written by the controller, they reach every agent of a resource within a second and without a restart.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Settings {
     /// The resource's generation that they were made from.
     pub generation: i64,
@@ -167,7 +169,7 @@ pub enum Reason {
 }
 
 /// An order to [`crate::Lease::hand_over`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HandOver {
     /// Why. A handover for [`Reason::PodDeleted`] to another revision is logged as [`Reason::Rollout`].
     pub reason: Reason,
@@ -216,6 +218,25 @@ impl Role {
         match self {
             Self::Standby => None,
             Self::Leader { epoch, .. } => Some(*epoch),
+        }
+    }
+}
+
+// === impl View ===
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            at: BootInstant::ZERO,
+            role: Role::Standby,
+            epoch: 0,
+            holder: None,
+            successor: None,
+            database: DatabaseState::Connecting,
+            settings: None,
+            request: None,
+            last_answer: None,
+            takeover: None,
         }
     }
 }
@@ -283,14 +304,7 @@ impl fmt::Display for Reason {
 impl HandOver {
     /// A handover for this reason to the best successor, or to nobody.
     pub const fn new(reason: Reason) -> Self {
-        Self {
-            reason,
-            drain: None,
-            drain_outcome: None,
-            last_poll_ended: None,
-            to_pod: None,
-            only_to_successor: false,
-        }
+        Self { reason, drain: None, drain_outcome: None, last_poll_ended: None, to_pod: None, only_to_successor: false }
     }
 }
 
@@ -313,11 +327,7 @@ mod tests {
     #[test]
     fn at_the_fence_nothing_may_happen_any_more() {
         let fence = BootInstant::from_boot(Duration::from_secs(9));
-        let role = Role::Leader {
-            epoch: 1,
-            fence,
-            since: BootInstant::ZERO,
-        };
+        let role = Role::Leader { epoch: 1, fence, since: BootInstant::ZERO };
         assert!(role.may_poll(fence.saturating_sub(Duration::from_nanos(1))));
         assert!(!role.may_poll(fence));
         assert!(!Role::Standby.may_poll(BootInstant::ZERO));

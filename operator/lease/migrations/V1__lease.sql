@@ -1,0 +1,526 @@
+-- Leases of bots: rows, and the only ways to change them.
+--
+-- Agents execute functions and have no rights on tables. Each function is one statement to them, and commits by itself.
+-- The database's clock is used for what people see and for what costs time at worst (how old a beat is); no lease is ever
+-- taken or kept for it. A notification carries nothing that is trusted: it makes its receiver look.
+
+-- One row per bot, never deleted: its epoch only rises.
+CREATE TABLE pollux.lease (
+    bot_id            bigint      NOT NULL,
+    server            text        NOT NULL,
+    token_digest      bytea       NOT NULL,
+    former_digest     bytea,                       -- of the token before it was rotated, until all agents have seen the new one
+    former_until      timestamptz,
+    epoch             bigint      NOT NULL DEFAULT 0,
+    renew_seq         bigint      NOT NULL DEFAULT 0,  -- rises with every change of the row that a holder's fence depends on
+    ttl_ms            integer     NOT NULL DEFAULT 0,
+    holder            text,                        -- one run of an agent
+    locked            boolean     NOT NULL DEFAULT false,  -- the holder has its pod's file lock
+    grant_beat        bigint,                      -- the holder's beat that its first fence is dated from
+    since             timestamptz,
+    expires_at        timestamptz,
+    released_at       timestamptz,
+    handover_expected boolean     NOT NULL DEFAULT false,
+    cluster           text,                        -- from here on: the holder, or the last one there was
+    namespace         text,
+    name              text,
+    pod               text,
+    pod_uid           text,
+    node              text,
+    revision          text,
+    PRIMARY KEY (bot_id, server)
+) WITH (fillfactor = 50);  -- no index on what renewals change, and room on the page: they stay heap-only
+
+-- One row for every agent, the holder too.
+CREATE TABLE pollux.candidate (
+    bot_id      bigint      NOT NULL,
+    server      text        NOT NULL,
+    id          text        NOT NULL,
+    beat        bigint      NOT NULL,
+    beat_at     timestamptz NOT NULL,
+    ready       boolean     NOT NULL,
+    ready_since timestamptz,
+    leaving     boolean     NOT NULL,
+    cluster     text        NOT NULL,
+    namespace   text        NOT NULL,
+    name        text        NOT NULL,
+    pod         text        NOT NULL,
+    pod_uid     text        NOT NULL,
+    node        text        NOT NULL,
+    revision    text        NOT NULL,
+    locked      boolean     NOT NULL,
+    report      jsonb       NOT NULL DEFAULT '{}',
+    PRIMARY KEY (bot_id, server, id)
+) WITH (fillfactor = 50);
+CREATE INDEX candidate_resource ON pollux.candidate (cluster, namespace, name);
+
+-- Hot settings, per resource: two resources with one bot must not overwrite each other's.
+CREATE TABLE pollux.setting (
+    cluster    text   NOT NULL,
+    namespace  text   NOT NULL,
+    name       text   NOT NULL,
+    generation bigint NOT NULL,
+    eligible   text[],                             -- null: no restriction
+    json       jsonb  NOT NULL DEFAULT '{}',
+    PRIMARY KEY (cluster, namespace, name)
+);
+
+-- What was asked of a resource's agents last.
+CREATE TABLE pollux.request (
+    cluster   text NOT NULL,
+    namespace text NOT NULL,
+    name      text NOT NULL,
+    id        text NOT NULL,
+    to_pod    text NOT NULL,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cluster, namespace, name)
+);
+
+-- What happened, by the epoch that began with it.
+CREATE TABLE pollux.handover (
+    bot_id        bigint      NOT NULL,
+    server        text        NOT NULL,
+    epoch         bigint      NOT NULL,
+    at            timestamptz NOT NULL,
+    reason        text        NOT NULL,
+    evidence      text        NOT NULL,
+    from_party    jsonb,
+    to_party      jsonb,
+    drain_ms      bigint,
+    drain_outcome text,
+    old_us        bigint,                          -- old leader's clock: its last poll ended → this row was confirmed to it
+    idle_us       bigint,                          -- database's clock: released → acquired
+    new_us        bigint,                          -- new leader's clock: it learnt that it leads → its first poll
+    PRIMARY KEY (bot_id, server, epoch)
+);
+
+-- The protocol that these functions speak.
+CREATE FUNCTION pollux.protocol() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+
+-- === inner functions: not for agents ===
+
+CREATE FUNCTION pollux.authorise(b bigint, s text, digest bytea) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    SELECT * INTO l FROM pollux.lease WHERE bot_id = b AND server = s;
+    IF FOUND AND l.token_digest IS DISTINCT FROM digest
+        AND NOT (l.former_digest IS NOT DISTINCT FROM digest AND l.former_until > clock_timestamp())
+    THEN
+        RAISE EXCEPTION 'the lease of bot % is kept with another token', b USING ERRCODE = 'PX001';
+    END IF;
+END $$;
+
+CREATE FUNCTION pollux.wake_bot(b bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_notify('pollux_' || b, '')
+$$;
+
+CREATE FUNCTION pollux.wake_observers(b bigint, s text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_notify('pollux', jsonb_build_array(r.cluster, r.namespace, r.name)::text)
+      FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE bot_id = b AND server = s) r
+$$;
+
+CREATE FUNCTION pollux.wake_resource(c text, ns text, n text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pollux.wake_bot(r.bot_id)
+      FROM (SELECT DISTINCT bot_id FROM pollux.candidate WHERE cluster = c AND namespace = ns AND name = n) r;
+    SELECT pg_notify('pollux', jsonb_build_array(c, ns, n)::text)
+$$;
+
+CREATE FUNCTION pollux.party(c pollux.candidate) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('id', c.id, 'cluster', c.cluster, 'namespace', c.namespace, 'name', c.name, 'pod', c.pod,
+                              'pod_uid', c.pod_uid, 'node', c.node, 'revision', c.revision)
+$$;
+
+-- Whether a candidate's revision may lead.
+CREATE FUNCTION pollux.eligible(c pollux.candidate) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM pollux.setting t
+         WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
+           AND t.eligible IS NOT NULL AND c.revision <> ALL (t.eligible))
+$$;
+
+-- Who should lead after `me`: one of its own resource, of the preferred revision, on another node, the longest ready one.
+CREATE FUNCTION pollux.successor(me pollux.candidate, only_pod text, youth interval) RETURNS SETOF pollux.candidate
+LANGUAGE sql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.*
+      FROM pollux.candidate c
+      LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
+     WHERE c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
+       AND c.ready AND NOT c.leaving AND c.beat_at > clock_timestamp() - youth
+       AND (t.eligible IS NULL OR c.revision = ANY (t.eligible))
+       AND (only_pod IS NULL OR c.pod = only_pod)
+     ORDER BY (c.cluster, c.namespace, c.name) = (me.cluster, me.namespace, me.name) DESC,
+              coalesce(array_position(t.eligible, c.revision), 0),
+              c.node IS DISTINCT FROM me.node DESC,
+              c.ready_since, c.id
+     LIMIT 1
+$$;
+
+-- What an agent is told with every answer.
+CREATE FUNCTION pollux.look_for(b bigint, s text, me text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'registered', c.id IS NOT NULL,
+        'lease', jsonb_build_object(
+            'epoch', l.epoch, 'renew_seq', l.renew_seq, 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
+            'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
+            'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
+            'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''), 'revision', coalesce(l.revision, '')),
+        'setting', (SELECT jsonb_build_object('generation', t.generation, 'eligible', t.eligible, 'json', t.json)
+                      FROM pollux.setting t
+                     WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name),
+        'request', (SELECT jsonb_build_object('id', r.id, 'toPod', r.to_pod)
+                      FROM pollux.request r
+                     WHERE r.cluster = c.cluster AND r.namespace = c.namespace AND r.name = c.name),
+        'heir', (SELECT jsonb_build_object('pod', h.pod, 'fresh', h.beat_at > clock_timestamp() - interval '300 ms')
+                   FROM pollux.successor(c, NULL, interval '3 s') h))
+      FROM pollux.lease l
+      LEFT JOIN pollux.candidate c ON c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
+     WHERE l.bot_id = b AND l.server = s
+$$;
+
+-- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
+CREATE FUNCTION pollux.note(b bigint, s text, me text, number bigint, now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    old    pollux.candidate;
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    IF octet_length(new_report::text) > 16384 THEN
+        RAISE EXCEPTION 'the report is longer than 16 KiB' USING ERRCODE = 'PX002';
+    END IF;
+    SELECT * INTO old FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me;
+    INSERT INTO pollux.candidate AS c
+        VALUES (b, s, me, number, now_at, now_ready, CASE WHEN now_ready THEN now_at END, now_leaving,
+                left(who ->> 'cluster', 256), left(who ->> 'namespace', 256), left(who ->> 'name', 256), left(who ->> 'pod', 256),
+                left(who ->> 'pod_uid', 256), left(who ->> 'node', 256), left(who ->> 'revision', 256),
+                (who ->> 'locked')::boolean, coalesce(new_report, '{}'))
+        ON CONFLICT (bot_id, server, id) DO UPDATE
+        SET beat = excluded.beat, beat_at = now_at, ready = now_ready, leaving = now_leaving,
+            ready_since = CASE WHEN NOT now_ready THEN NULL WHEN c.ready THEN c.ready_since ELSE now_at END,
+            locked = excluded.locked, report = coalesce(new_report, c.report)
+        WHERE c.beat < excluded.beat;  -- a late statement of a connection that was given up
+    IF old.id IS NULL THEN
+        -- Runs that ended without signing off. Agents come with every rollout, so this bounds the table.
+        DELETE FROM pollux.candidate WHERE bot_id = b AND server = s AND beat_at < now_at - interval '10 min';
+    END IF;
+    IF old.id IS NULL OR old.ready <> now_ready OR old.leaving <> now_leaving OR old.report <> new_report THEN
+        PERFORM pollux.wake_observers(b, s);
+    END IF;
+END $$;
+
+-- Begins an epoch. `taker` is null if nobody leads in it yet.
+CREATE FUNCTION pollux.log(l pollux.lease, new_epoch bigint, why text, how text, giver jsonb, taker jsonb, drain bigint, outcome text)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    INSERT INTO pollux.handover AS h (bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome)
+        VALUES (l.bot_id, l.server, new_epoch, now_at, left(why, 64), how, giver, taker, drain, left(outcome, 64))
+        ON CONFLICT (bot_id, server, epoch) DO UPDATE
+        SET at = excluded.at, evidence = excluded.evidence, to_party = excluded.to_party,
+            reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
+                          THEN 'Rollout' ELSE h.reason END,
+            idle_us = extract(epoch FROM now_at - l.released_at) * 1000000;
+    DELETE FROM pollux.handover d
+     WHERE d.bot_id = l.bot_id AND d.server = l.server AND d.epoch < new_epoch
+       AND (d.epoch <= new_epoch - 50 OR d.at < now_at - interval '90 days');
+END $$;
+
+-- Makes `taker` the holder of the next epoch.
+CREATE FUNCTION pollux.grant_to(l pollux.lease, taker pollux.candidate, ttl integer, first_beat bigint)
+RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pollux.lease
+       SET epoch = l.epoch + 1, renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
+           grant_beat = first_beat, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
+           released_at = NULL, handover_expected = false,
+           cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
+           node = taker.node, revision = taker.revision
+     WHERE bot_id = l.bot_id AND server = l.server;
+    SELECT pollux.wake_bot(l.bot_id);
+    SELECT pollux.wake_observers(l.bot_id, l.server)
+$$;
+
+-- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here.
+CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pollux.lease
+       SET holder = NULL, locked = false, grant_beat = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
+           expires_at = NULL, since = NULL, handover_expected = false
+     WHERE bot_id = l.bot_id AND server = l.server;
+    SELECT pollux.log(l, l.epoch + 1, why, 'release',
+        jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
+                           'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
+        NULL, drain, outcome);
+    SELECT pollux.wake_bot(l.bot_id);
+    SELECT pollux.wake_observers(l.bot_id, l.server)
+$$;
+
+-- The lease's row, locked until the commit.
+CREATE FUNCTION pollux.lock_lease(b bigint, s text) RETURNS pollux.lease
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT * FROM pollux.lease WHERE bot_id = b AND server = s FOR NO KEY UPDATE
+$$;
+
+CREATE FUNCTION pollux.candidate_row(b bigint, s text, me text) RETURNS pollux.candidate
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT * FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me
+$$;
+
+-- Whether a candidate may become the holder.
+CREATE FUNCTION pollux.may_lead(c pollux.candidate) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.id IS NOT NULL AND c.ready AND NOT c.leaving AND pollux.eligible(c)
+$$;
+
+CREATE FUNCTION pollux.answer(done boolean, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('done', done) || coalesce(pollux.look_for(b, s, me), '{}')
+$$;
+
+-- === what agents execute ===
+
+-- A look, without writing anything.
+CREATE FUNCTION pollux.look(b bigint, s text, digest bytea, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- A candidate's sign of life, and a look.
+CREATE FUNCTION pollux.beat(b bigint, s text, digest bytea, me text, number bigint, now_ready boolean, now_leaving boolean,
+                            who jsonb, new_report jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A beat that a crash of the server loses is repeated; nothing rests on it being durable.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO pollux.lease (bot_id, server, token_digest) VALUES (b, s, digest) ON CONFLICT DO NOTHING;
+    -- The token was rotated while the bot did not run: nobody is left who could prove that he knew the old one.
+    UPDATE pollux.lease l SET token_digest = digest
+     WHERE l.bot_id = b AND l.server = s AND l.token_digest <> digest
+       AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
+       AND NOT EXISTS (SELECT FROM pollux.candidate c
+                        WHERE c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
+    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.note(b, s, me, number, now_ready, now_leaving, who, new_report);
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- The holder goes on for `ttl`.
+CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, e bigint, seq bigint, ttl integer, number bigint,
+                             now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    renewed boolean;
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    UPDATE pollux.lease
+       SET renew_seq = renew_seq + 1, ttl_ms = ttl, grant_beat = NULL, expires_at = clock_timestamp() + ttl * interval '1 ms'
+     WHERE bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq;
+    renewed := FOUND;
+    PERFORM pollux.note(b, s, me, number, now_ready, now_leaving, who, new_report);
+    RETURN pollux.answer(renewed, b, s, me);
+END $$;
+
+-- Takes a lease that nobody holds.
+CREATE FUNCTION pollux.acquire(b bigint, s text, digest bytea, me text, e bigint, ttl integer) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l pollux.lease;
+    c pollux.candidate;
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    l := pollux.lock_lease(b, s);
+    c := pollux.candidate_row(b, s, me);
+    IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR NOT pollux.may_lead(c) THEN
+        RETURN pollux.answer(false, b, s, me);
+    END IF;
+    PERFORM pollux.log(l, l.epoch + 1, CASE WHEN l.epoch = 0 THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
+                       pollux.party(c), NULL, NULL);
+    PERFORM pollux.grant_to(l, c, ttl, NULL);
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- Takes the lease of a holder that is gone. Evidence `ttl` is the caller's own observation of (e, seq); `pod` is the file lock
+-- of its pod, or that it is the holder itself and wants a new epoch because of an order that may still be under way. With
+-- `vacate` the lease is only freed.
+CREATE FUNCTION pollux.takeover(b bigint, s text, digest bytea, me text, e bigint, seq bigint, evidence text, ttl integer,
+                                vacate boolean) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l   pollux.lease;
+    c   pollux.candidate;
+    why text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    l := pollux.lock_lease(b, s);
+    c := pollux.candidate_row(b, s, me);
+    IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
+        OR NOT (vacate OR pollux.may_lead(c))
+        OR NOT (evidence = 'ttl' AND NOT vacate OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))
+    THEN
+        RETURN pollux.answer(false, b, s, me);
+    END IF;
+    IF vacate THEN
+        PERFORM pollux.let_go(l, why, NULL, NULL);
+        RETURN pollux.answer(true, b, s, me);
+    END IF;
+    PERFORM pollux.log(l, l.epoch + 1, why, evidence,
+        jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
+                           'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
+        pollux.party(c), NULL, NULL);
+    PERFORM pollux.grant_to(l, c, ttl, NULL);
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- The holder begins to drain: candidates should beat often. Or it has thought better of it.
+CREATE FUNCTION pollux.expect_handover(b bigint, s text, digest bytea, me text, e bigint, expected boolean) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM pollux.authorise(b, s, digest);
+    UPDATE pollux.lease SET handover_expected = expected
+     WHERE bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
+    IF FOUND THEN
+        PERFORM pollux.wake_bot(b);
+        PERFORM pollux.wake_observers(b, s);
+    END IF;
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- The holder gives the lease to the best successor whose last beat is younger than 300 ms. Is there none, then `otherwise`:
+-- `release`; or `wait`: released only if no ready successor is in sight at all, else all of them are asked for a beat; or
+-- `keep`: nothing happens.
+CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, e bigint, ttl integer, only_pod text, otherwise text,
+                                why text, drain bigint, outcome text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l    pollux.lease;
+    c    pollux.candidate;
+    to_c pollux.candidate;
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    l := pollux.lock_lease(b, s);
+    c := pollux.candidate_row(b, s, me);
+    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL THEN
+        RETURN pollux.answer(false, b, s, me);
+    END IF;
+    SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
+    IF to_c.id IS NOT NULL THEN
+        PERFORM pollux.log(l, l.epoch + 1,
+            CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
+            'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
+        PERFORM pollux.grant_to(l, to_c, ttl, to_c.beat);
+        RETURN pollux.answer(true, b, s, me);
+    END IF;
+    IF otherwise = 'release' OR otherwise = 'wait' AND NOT EXISTS (SELECT FROM pollux.successor(c, only_pod, interval '3 s')) THEN
+        PERFORM pollux.let_go(l, why, drain, outcome);
+        RETURN pollux.answer(true, b, s, me);
+    END IF;
+    IF otherwise = 'wait' AND NOT l.handover_expected THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+        UPDATE pollux.lease SET handover_expected = true WHERE bot_id = b AND server = s;
+        PERFORM pollux.wake_bot(b);
+    END IF;
+    RETURN pollux.answer(false, b, s, me);
+END $$;
+
+-- The holder gives the lease to nobody.
+CREATE FUNCTION pollux.release(b bigint, s text, digest bytea, me text, e bigint, why text, drain bigint, outcome text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    l := pollux.lock_lease(b, s);
+    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e THEN
+        RETURN pollux.answer(false, b, s, me);
+    END IF;
+    PERFORM pollux.let_go(l, why, drain, outcome);
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- An agent signs off.
+CREATE FUNCTION pollux.depart(b bigint, s text, digest bytea, me text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.wake_observers(b, s);
+    DELETE FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me;
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- One half of the gap between two leaders, written by the one who measured it.
+CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, us bigint) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM pollux.authorise(b, s, digest);
+    UPDATE pollux.handover
+       SET old_us = CASE WHEN from_party ->> 'id' = me THEN us ELSE old_us END,
+           new_us = CASE WHEN to_party ->> 'id' = me THEN us ELSE new_us END
+     WHERE bot_id = b AND server = s AND epoch = e AND me IN (from_party ->> 'id', to_party ->> 'id');
+    IF FOUND THEN
+        PERFORM pollux.wake_observers(b, s);
+    END IF;
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- The token was rotated: the bearer of the old one says what the new one's digest is. The old one stays good for the time
+-- that other agents may take to see the new one.
+CREATE FUNCTION pollux.rotate(b bigint, s text, digest bytea, me text, new_digest bytea) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pollux.authorise(b, s, digest);
+    UPDATE pollux.lease
+       SET former_digest = token_digest, former_until = clock_timestamp() + interval '10 min', token_digest = new_digest
+     WHERE bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;
+    RETURN pollux.answer(true, b, s, me);
+END $$;
+
+-- === what the controller executes ===
+
+CREATE FUNCTION pollux.put_setting(c text, ns text, n text, gen bigint, revisions text[], other jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pollux.setting AS t VALUES (c, ns, n, gen, revisions, other)
+        ON CONFLICT (cluster, namespace, name) DO UPDATE SET generation = gen, eligible = revisions, json = other
+        WHERE (t.generation, t.eligible, t.json) IS DISTINCT FROM (gen, revisions, other);
+    IF FOUND THEN
+        PERFORM pollux.wake_resource(c, ns, n);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+CREATE FUNCTION pollux.put_request(c text, ns text, n text, request_id text, pod text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pollux.request AS t VALUES (c, ns, n, request_id, pod)
+        ON CONFLICT (cluster, namespace, name) DO UPDATE SET id = request_id, to_pod = pod, at = clock_timestamp()
+        WHERE (t.id, t.to_pod) IS DISTINCT FROM (request_id, pod);
+    IF FOUND THEN
+        PERFORM pollux.wake_resource(c, ns, n);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+CREATE FUNCTION pollux.forget(c text, ns text, n text) RETURNS boolean
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH s AS (DELETE FROM pollux.setting WHERE cluster = c AND namespace = ns AND name = n RETURNING 1),
+         r AS (DELETE FROM pollux.request WHERE cluster = c AND namespace = ns AND name = n RETURNING 1)
+    SELECT EXISTS (SELECT FROM s) OR EXISTS (SELECT FROM r)
+$$;
+
+-- Nobody but the owner, until the group of agents is granted what is theirs.
+REVOKE ALL ON ALL TABLES IN SCHEMA pollux FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pollux FROM PUBLIC;

@@ -1,0 +1,582 @@
+//! The protocol: a pure state machine. Events go in with the reading of the clock, actions come out; nothing here waits,
+//! connects or looks at a clock. This page is the specification, and the code uses its words.
+//!
+//! # The row
+//!
+//! One row per bot: `epoch`, `renew_seq`, `ttl`, `holder`. Every statement is one transaction that compares before it sets,
+//! and answers with the row as it is then. At most one statement is under way; a statement whose answer did not come in time
+//! is given up together with its connection, and from then on **may be carried out at any later moment**.
+//!
+//! # The holder
+//!
+//! * *Fence.* A leader may act until `sent + ttl − margin`, where `sent` is the reading of the clock before its last confirmed
+//!   renewal (or acquisition) was sent and `ttl` is what that statement wrote. Others may take over when they have seen the
+//!   row unchanged for its `ttl`, which cannot begin before the statement was carried out, hence not before `sent`. The
+//!   margin covers clocks that run at different speeds (I1, I4).
+//! * A renewal that writes a **shorter** TTL may be carried out without its answer arriving, so the fence is brought
+//!   forward when it is sent.
+//! * `renew` compares `renew_seq` too: a renewal that was given up can then not be carried out after a later one and bring
+//!   its older TTL back.
+//! * Renewals go out every fifth of the TTL. At the fence the leader becomes a standby that tries to renew: if nobody has
+//!   taken over it leads on under the same epoch (I10).
+//! * A row that shows another holder or another epoch ends leadership at once (I5).
+//!
+//! # Becoming the holder
+//!
+//! Only a candidate: its bot is ready (R14), its pod does not end, it has its pod's file lock (if there is one), and its
+//! revision is eligible.
+//!
+//! * *free*: nobody holds the lease. `acquire`.
+//! * *ttl*: `(epoch, renew_seq)` was seen unchanged for `ttl` and a little more, on our own clock, from the moment at which
+//!   the answer that first showed it **arrived**. After an outage of the database the holder is given a moment to
+//!   renew, because everybody's renewals failed. `takeover`, which compares both numbers (I8).
+//! * *pod*: the holder was an earlier process of our own pod, whose file lock we have: it is dead. `takeover` at once; a process
+//!   that is not ready only vacates the lease, so that a ready one elsewhere need not wait for the TTL.
+//! * *handover*: the row names us. The first fence is dated from the moment before our beat `grant_beat` was sent: that beat
+//!   was seen by the old leader before it handed over. If we cannot lead (any more), we hand on at once.
+//! * *retake*: the row names us under an epoch that we have given up (below) and the order did not come through: `takeover`
+//!   from ourselves, because a new epoch makes the old order void.
+//!
+//! Each of them raises the epoch by compare-and-set (I2, I3). A candidate of the second choice (by the order of `eligible`, or
+//! of another resource) waits a little first.
+//!
+//! # Handing over
+//!
+//! From the moment at which `handover` or `release` is **sent**, this process never acts under that epoch again, whatever the
+//! answer (I7): the order may be carried out late. The successor needs a beat younger than 300 ms, so candidates are asked for
+//! frequent beats when a drain begins; if none is fresh they are asked now, and the order is repeated for half a second
+//! before the lease is released instead. With `only_to_successor` nothing is sent before a fresh successor was seen.
+//!
+//! # Looking
+//!
+//! A notification means: look. It carries nothing. Who gets none looks at least every tenth of the TTL, or every
+//! second, by its beat.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pollux_clock::BootInstant;
+use serde_json::Value;
+
+use crate::view::{DatabaseState, Evidence, Holder, Role, Settings, Takeover, View};
+
+mod beats;
+mod candidate;
+mod giving;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use beats::Beats;
+use giving::Giving;
+pub(crate) use types::{Action, Answer, Call, Event, Me, Row, Sign};
+use types::{Heir, Otherwise};
+
+/// Share of the TTL by which a leader stops early: the drift of two quartz clocks against each other is below 0.02 %, that of
+/// two virtual machines under load has been seen at 1 %.
+const DRIFT_PERCENT: u32 = 2;
+/// What a leader stops early in any case: from the check of the fence to the effect at the peer.
+const MARGIN: Duration = Duration::from_millis(50);
+/// What a candidate waits beyond the TTL, besides 1 % of it.
+const SLACK: Duration = Duration::from_millis(20);
+/// The TTL of a handover: what a successor that died in the last 300 ms costs.
+const FIRST_GRANT: Duration = Duration::from_secs(2);
+/// How often candidates beat while a handover is expected.
+const QUICK_BEAT: Duration = Duration::from_millis(150);
+/// How often they beat where no notification arrives.
+const BLIND_BEAT: Duration = Duration::from_millis(250);
+/// How long a candidate of the second choice lets the first choice go ahead.
+const PRECEDENCE: Duration = Duration::from_millis(150);
+/// Shortest time that a holder gets to renew after an outage of the database.
+const AFTER_OUTAGE: Duration = Duration::from_secs(2);
+
+/// One bot's lease, as one process keeps it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    me: Me,
+    default_ttl: Duration,
+    // what the agent says
+    ready: bool,
+    locked: bool,
+    leaving: Option<i64>,
+    report: Value,
+    expecting: bool,
+    ending: bool,
+    rotating: bool,
+    // the connection
+    connected: bool,
+    wakes: bool,
+    database: DatabaseState,
+    outage: bool,
+    no_takeover_before: BootInstant,
+    in_flight: Option<(Call, BootInstant)>,
+    hold_off: Option<(BootInstant, Duration)>,
+    // what was read
+    row: Option<Row>,
+    registered: bool,
+    settings: Option<Settings>,
+    request: Option<crate::view::Request>,
+    heir: Option<Heir>,
+    former_pod: String,
+    last_answer: Option<BootInstant>,
+    observed: Option<candidate::Observed>,
+    // leadership
+    lead: Option<Lead>,
+    led: Option<(i64, BootInstant)>,
+    ended: i64,
+    renew_at: BootInstant,
+    takeover: Option<Takeover>,
+    giving: Option<Giving>,
+    gaps: VecDeque<(i64, Duration)>,
+    learnt: Option<(i64, BootInstant)>,
+    // signs of life
+    beats: Beats,
+    woken: Option<BootInstant>,
+    woken_for: Option<BootInstant>,
+    wake_at: Option<BootInstant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lead {
+    epoch: i64,
+    fence: BootInstant,
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn new(me: Me, default_ttl: Duration) -> Self {
+        Self {
+            // Where there is no file to lock there is nothing to wait for.
+            locked: !me.file_lock,
+            me,
+            default_ttl,
+            ready: false,
+            leaving: None,
+            report: Value::Object(serde_json::Map::new()),
+            expecting: false,
+            ending: false,
+            rotating: false,
+            connected: false,
+            wakes: false,
+            database: DatabaseState::Connecting,
+            outage: false,
+            no_takeover_before: BootInstant::ZERO,
+            in_flight: None,
+            hold_off: None,
+            row: None,
+            registered: false,
+            settings: None,
+            request: None,
+            heir: None,
+            former_pod: String::new(),
+            last_answer: None,
+            observed: None,
+            lead: None,
+            led: None,
+            ended: 0,
+            renew_at: BootInstant::ZERO,
+            takeover: None,
+            giving: None,
+            gaps: VecDeque::new(),
+            learnt: None,
+            beats: Beats::new(),
+            woken: None,
+            woken_for: None,
+            wake_at: None,
+        }
+    }
+
+    /// What happened, and what is to be done about it. The view is to be published before the actions are carried out.
+    pub(crate) fn step(&mut self, event: Event, now: BootInstant) -> Vec<Action> {
+        self.expire(now);
+        let mut actions = Vec::new();
+        match event {
+            Event::Tick => {}
+            Event::Up { wakes } => self.connected(wakes, now),
+            Event::Down { error } => self.disconnected(error, now),
+            Event::Woken => self.woken = self.woken.or(Some(now)),
+            Event::Answered(answer) => self.answered(*answer, now, &mut actions),
+            Event::Refused { error } => self.refused(error, now),
+            Event::Ready(ready) => {
+                self.beats.dirty |= self.ready != ready;
+                self.ready = ready;
+            }
+            Event::Locked => {
+                self.locked = true;
+                self.beats.dirty = true;
+            }
+            Event::Report(report) => self.set_report(report),
+            Event::Rotated => self.rotating = true,
+            Event::Expect => self.expecting = true,
+            Event::HandOver(order) => self.begin_giving(order, now, &mut actions),
+            Event::Leave => self.leave(),
+            Event::FirstPoll(at) => self.first_poll(at),
+            Event::Shutdown => self.shutdown(now),
+        }
+        self.decide(now, &mut actions);
+        actions
+    }
+
+    /// When the next [`Event::Tick`] is due, if nothing else happens before.
+    pub(crate) fn wake_at(&self) -> Option<BootInstant> {
+        let fence = self.lead.map(|lead| lead.fence);
+        [self.wake_at, fence].into_iter().flatten().min()
+    }
+
+    /// How long a statement may take.
+    pub(crate) fn patience(&self) -> Duration {
+        (self.ttl() / 3).clamp(Duration::from_millis(300), Duration::from_millis(1500))
+    }
+
+    /// Whether the row names this process: then reconnecting is urgent.
+    pub(crate) fn holds(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| self.is_me(row))
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.lead.map_or(Role::Standby, |lead| Role::Leader {
+            epoch: lead.epoch,
+            fence: lead.fence,
+            since: self.led.map_or(BootInstant::ZERO, |(_, since)| since),
+        })
+    }
+
+    pub(crate) fn view(&self, now: BootInstant) -> View {
+        let holder = self.row.as_ref().filter(|row| row.holder.is_some()).map(|row| Holder {
+            resource: row.replica.resource.clone(),
+            pod: row.replica.pod.clone(),
+            node: row.replica.node.clone(),
+            revision: row.replica.revision.clone(),
+            me: self.is_me(row),
+        });
+        View {
+            at: now,
+            role: self.role(),
+            epoch: self.row.as_ref().map_or(0, |row| row.epoch),
+            holder,
+            successor: self.heir.as_ref().map(|heir| heir.pod.clone()),
+            database: self.database.clone(),
+            settings: self.settings.clone(),
+            request: self.request.clone(),
+            last_answer: self.last_answer,
+            takeover: self.takeover.clone(),
+        }
+    }
+
+    fn is_me(&self, row: &Row) -> bool {
+        row.holder.as_deref() == Some(self.me.id.as_str())
+    }
+
+    /// The TTL that this process writes.
+    fn ttl(&self) -> Duration {
+        let set = self.settings.as_ref().and_then(|s| s.json.get("leaseDurationSeconds")).and_then(Value::as_f64);
+        set.filter(|s| (0.1..=3600.0).contains(s)).map_or(self.default_ttl, Duration::from_secs_f64)
+    }
+
+    fn expire(&mut self, now: BootInstant) {
+        self.lead = self.lead.filter(|lead| now < lead.fence);
+    }
+
+    // === the connection ===
+
+    fn connected(&mut self, wakes: bool, now: BootInstant) {
+        self.connected = true;
+        self.wakes = wakes;
+        self.database = DatabaseState::Up { wakes };
+        self.hold_off = None;
+        self.in_flight = None;
+        self.renew_at = now;
+        self.grace_after_outage(now);
+        // What was said last may be lost with the server's last unflushed commits.
+        self.beats.again();
+    }
+
+    fn disconnected(&mut self, error: String, now: BootInstant) {
+        self.connected = false;
+        self.outage = true;
+        self.fault(error, now);
+        if let (Some((Call::Handover { .. }, _)), Some(giving)) = (self.in_flight.take(), &mut self.giving) {
+            giving.maybe_done = true;
+        }
+    }
+
+    /// The statement was answered with an error: it had no effect.
+    fn refused(&mut self, error: String, now: BootInstant) {
+        const FIRST: Duration = Duration::from_millis(50);
+        const LAST: Duration = Duration::from_secs(2);
+        if let Some((Call::Gap { .. }, _)) = self.in_flight.take() {
+            self.gaps.pop_front(); // nice to have, not worth a second try
+        }
+        self.beats.again();
+        self.renew_at = now;
+        let pause = self.hold_off.map_or(FIRST, |(_, last)| (last * 2).min(LAST));
+        self.hold_off = Some((now + pause, pause));
+        // One hiccup (a lock that was waited for too long) is not worth a word.
+        if pause > FIRST {
+            self.fault(error, now);
+        }
+    }
+
+    fn fault(&mut self, error: String, now: BootInstant) {
+        let since = match &self.database {
+            DatabaseState::Down { since, .. } => *since,
+            _ => now,
+        };
+        self.database = DatabaseState::Down { error, since };
+    }
+
+    // === answers ===
+
+    fn answered(&mut self, answer: Answer, now: BootInstant, actions: &mut Vec<Action>) {
+        let Some((call, sent)) = self.in_flight.take() else { return };
+        self.last_answer = Some(now);
+        self.hold_off = None;
+        self.database = DatabaseState::Up { wakes: self.wakes };
+        self.settings = answer.setting;
+        self.request = answer.request;
+        self.heir = answer.heir;
+        self.registered = answer.registered;
+        self.row = answer.lease;
+        self.observe(now);
+        self.stand_down();
+        match call {
+            Call::Renew { ttl, .. } if answer.done => self.lead_until(sent, ttl, None, now),
+            // A renewal that was given up has been carried out after all: with the row's number at once again.
+            Call::Renew { .. } => self.renew_at = now,
+            Call::Acquire { ttl, .. } if answer.done => self.lead_until(sent, ttl, Some((Evidence::Free, now)), now),
+            Call::Takeover { ttl, evidence, vacate: false, .. } if answer.done => {
+                self.lead_until(sent, ttl, Some((evidence, now)), now);
+            }
+            Call::Handover { .. } => self.given(answer.done, now, actions),
+            Call::Rotate => self.rotating = false,
+            Call::Gap { .. } => drop(self.gaps.pop_front()),
+            Call::Depart => actions.push(Action::Done),
+            _ => {}
+        }
+        self.follow_giving(actions);
+        self.arrived(now);
+    }
+
+    /// The row decides who leads, not we.
+    fn stand_down(&mut self) {
+        let (Some(lead), Some(row)) = (self.lead, &self.row) else { return };
+        if row.epoch != lead.epoch || !self.is_me(row) {
+            self.lead = None;
+        }
+    }
+
+    /// A statement that was sent at `sent` made this process the holder for `ttl`.
+    fn lead_until(
+        &mut self,
+        sent: BootInstant,
+        ttl: Duration,
+        became: Option<(Evidence, BootInstant)>,
+        now: BootInstant,
+    ) {
+        let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
+        let epoch = row.epoch;
+        if let Some((evidence, learnt)) = became {
+            let from = Some(self.former_pod.clone()).filter(|pod| !pod.is_empty());
+            self.takeover = Some(Takeover { epoch, from, evidence, at: now, time: Timestamp::now() });
+            self.learnt = Some((epoch, learnt));
+        }
+        if epoch <= self.ended || (self.led.is_none_or(|(led, _)| led != epoch) && !self.can_start(epoch)) {
+            return;
+        }
+        let fence = fence(sent, ttl);
+        if now < fence {
+            self.lead = Some(Lead { epoch, fence });
+            if self.led.is_none_or(|(led, _)| led != epoch) {
+                self.led = Some((epoch, now));
+            }
+        }
+    }
+
+    /// The lease came to us by a handover, or by a statement whose answer was lost.
+    fn arrived(&mut self, now: BootInstant) {
+        let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
+        let (epoch, ttl, grant) = (row.epoch, row.ttl(), row.grant_beat);
+        if epoch <= self.ended || self.led.is_some_and(|(led, _)| led == epoch) {
+            return;
+        }
+        if !self.can_start(epoch) {
+            return self.hand_on(epoch, now);
+        }
+        if let Some(sent) = grant.and_then(|beat| self.beats.sent(beat)) {
+            let learnt = self.woken_for.unwrap_or(now);
+            self.lead_until(sent, ttl, Some((Evidence::Handover, learnt)), now);
+            self.renew_at = now;
+        } else if grant.is_none() && self.takeover.as_ref().is_none_or(|t| t.epoch != epoch) {
+            self.renew_at = now;
+        }
+    }
+
+    /// Whether this process may begin to lead under `epoch`, which it already holds.
+    fn can_start(&self, epoch: i64) -> bool {
+        self.ready && !self.ending && self.leaving.is_none_or(|left| epoch <= left)
+    }
+
+    // === what to do next ===
+
+    fn decide(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
+        self.wake_at = None;
+        self.tell_in_time(now, actions);
+        if self.ending && !self.connected {
+            return actions.push(Action::Done);
+        }
+        if self.in_flight.is_some() || !self.connected || actions.contains(&Action::Done) {
+            return;
+        }
+        if let Some((until, _)) = self.hold_off.filter(|(until, _)| now < *until) {
+            return self.wake_by(until);
+        }
+        if let Some(call) = self.next_call(now, actions) {
+            self.sending(&call, now);
+            actions.push(Action::Send(call.clone()));
+            self.in_flight = Some((call, now));
+        }
+    }
+
+    fn next_call(&mut self, now: BootInstant, actions: &mut Vec<Action>) -> Option<Call> {
+        if self.rotating {
+            return Some(Call::Rotate);
+        }
+        // Everything else concerns the row of an agent that is known.
+        if !self.registered || self.row.is_none() {
+            return Some(self.beat(now));
+        }
+        if let Some(call) = self.give(now, actions) {
+            return Some(call);
+        }
+        if let Some(call) = self.renewal(now) {
+            return Some(call);
+        }
+        if self.ending && self.giving.is_none() {
+            return Some(Call::Depart);
+        }
+        if self.beats.dirty {
+            return Some(self.beat(now));
+        }
+        if self.woken.is_some() {
+            return Some(Call::Look);
+        }
+        if let Some(call) = self.candidacy(now) {
+            return Some(call);
+        }
+        if let Some((epoch, gap)) = self.gaps.front() {
+            return Some(Call::Gap { epoch: *epoch, gap: *gap });
+        }
+        let due = self.beats.last + self.beat_interval();
+        if self.holds_open() {
+            return None; // the renewal is its beat
+        }
+        if now < due {
+            self.wake_by(due);
+            return None;
+        }
+        Some(self.beat(now))
+    }
+
+    /// Whether this process holds the lease under an epoch that it has not given up.
+    fn holds_open(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| self.is_me(row) && row.epoch > self.ended)
+    }
+
+    fn renewal(&mut self, now: BootInstant) -> Option<Call> {
+        if !self.holds_open() {
+            return None;
+        }
+        let row = self.row.as_ref()?;
+        let (epoch, renew_seq, expected) = (row.epoch, row.renew_seq, row.handover_expected);
+        if now >= self.renew_at {
+            return Some(Call::Renew { epoch, renew_seq, ttl: self.ttl(), sign: self.sign(now) });
+        }
+        self.wake_by(self.renew_at);
+        (expected != self.expecting).then_some(Call::Expect { epoch, expected: self.expecting })
+    }
+
+    fn sending(&mut self, call: &Call, now: BootInstant) {
+        match call {
+            Call::Renew { ttl, .. } => {
+                self.renew_at = now + *ttl / 5;
+                if let Some(lead) = &mut self.lead {
+                    lead.fence = lead.fence.min(fence(now, *ttl).max(now));
+                }
+            }
+            Call::Acquire { ttl, .. } | Call::Takeover { ttl, .. } => self.renew_at = now + *ttl / 5,
+            Call::Handover { epoch, .. } => self.end(*epoch),
+            _ => {}
+        }
+        // Each answer shows the row; what woke us is answered by it.
+        self.woken_for = self.woken.take().filter(|_| *call == Call::Look);
+    }
+
+    fn beat(&mut self, now: BootInstant) -> Call {
+        Call::Beat(self.sign(now))
+    }
+
+    fn sign(&mut self, now: BootInstant) -> Sign {
+        let (beat, report) = self.beats.next(now);
+        Sign {
+            beat,
+            ready: self.shows_ready(),
+            leaving: self.leaving.is_some(),
+            locked: self.me.file_lock && self.locked,
+            report: report.then(|| self.report.clone()),
+        }
+    }
+
+    /// Nothing happens under this epoch any more (I7).
+    fn end(&mut self, epoch: i64) {
+        self.ended = self.ended.max(epoch);
+        self.lead = None;
+    }
+
+    fn wake_by(&mut self, at: BootInstant) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    // === what the agent says ===
+
+    fn set_report(&mut self, report: Value) {
+        if self.report != report {
+            self.report = report;
+            self.beats.again();
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.leaving.is_none() {
+            // What is held now is given up by an order; what arrives later is handed on.
+            let mine = self.row.as_ref().filter(|row| self.is_me(row)).map(|row| row.epoch);
+            self.leaving = Some(mine.unwrap_or(0));
+            self.beats.dirty = true;
+        }
+    }
+
+    fn shutdown(&mut self, now: BootInstant) {
+        self.leave();
+        self.ending = true;
+        if self.holds() {
+            self.release_at_end(now);
+        }
+    }
+
+    fn first_poll(&mut self, at: BootInstant) {
+        if let Some((epoch, learnt)) = self.learnt.take() {
+            self.gaps.push_back((epoch, at - learnt));
+        }
+    }
+
+    fn shows_ready(&self) -> bool {
+        self.ready && self.locked && self.leaving.is_none()
+    }
+}
+
+/// The instant from which a lease that was written by a statement sent at `sent` may not be relied on.
+fn fence(sent: BootInstant, ttl: Duration) -> BootInstant {
+    sent + ttl.saturating_sub(ttl * DRIFT_PERCENT / 100 + MARGIN)
+}

@@ -1,0 +1,162 @@
+//! What goes into the protocol and what comes out of it.
+
+use std::time::Duration;
+
+use pollux_clock::BootInstant;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::identity::{HolderId, Replica};
+use crate::view::{Evidence, HandOver, HandedOver, Request, Settings};
+
+/// Who this process is.
+#[derive(Clone, Debug)]
+pub(crate) struct Me {
+    pub(crate) id: HolderId,
+    pub(crate) replica: Replica,
+    /// It takes part in its pod's file lock.
+    pub(crate) file_lock: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Nothing but time has passed.
+    Tick,
+    /// There is a connection; `wakes` if notifications arrive on it.
+    Up { wakes: bool },
+    /// There is none any more (or still none). A statement under way may be carried out later.
+    Down { error: String },
+    /// A notification.
+    Woken,
+    /// The statement under way was answered.
+    Answered(Box<Answer>),
+    /// The statement under way was answered with an error: it had no effect.
+    Refused { error: String },
+    /// The bot could lead at once, or no longer.
+    Ready(bool),
+    /// The pod's file lock is ours.
+    Locked,
+    /// What the controller should know.
+    Report(Value),
+    /// The token was rotated.
+    Rotated,
+    /// A drain has begun.
+    Expect,
+    /// The lease is to be given away.
+    HandOver(HandOver),
+    /// The pod ends.
+    Leave,
+    /// The leader sent its first poll.
+    FirstPoll(BootInstant),
+    /// The process ends.
+    Shutdown,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Send this statement. The reading of the clock that went into the step is the one it is dated with.
+    Send(Call),
+    /// Whoever waits for a handover is to be told.
+    Settle(HandedOver),
+    /// The process has signed off.
+    Done,
+}
+
+/// A sign of life, with what may have changed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sign {
+    pub(crate) beat: i64,
+    pub(crate) ready: bool,
+    pub(crate) leaving: bool,
+    pub(crate) locked: bool,
+    pub(crate) report: Option<Value>,
+}
+
+/// A statement.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Call {
+    Look,
+    Beat(Sign),
+    Renew { epoch: i64, renew_seq: i64, ttl: Duration, sign: Sign },
+    Acquire { epoch: i64, ttl: Duration },
+    Takeover { epoch: i64, renew_seq: i64, evidence: Evidence, ttl: Duration, vacate: bool },
+    Expect { epoch: i64, expected: bool },
+    Handover { epoch: i64, ttl: Duration, otherwise: Otherwise, order: HandOver },
+    Gap { epoch: i64, gap: Duration },
+    Rotate,
+    Depart,
+}
+
+/// What a handover does when no successor has a fresh beat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// Nothing.
+    Keep,
+    /// Ask ready candidates for beats; release if there are none.
+    Wait,
+    /// Release.
+    Release,
+}
+
+/// What every statement is answered with.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Answer {
+    /// The statement did what it is for.
+    pub(crate) done: bool,
+    /// The row of this agent is there.
+    #[serde(default)]
+    pub(crate) registered: bool,
+    #[serde(default)]
+    pub(crate) lease: Option<Row>,
+    #[serde(default)]
+    pub(crate) setting: Option<Settings>,
+    #[serde(default)]
+    pub(crate) request: Option<Request>,
+    #[serde(default)]
+    pub(crate) heir: Option<Heir>,
+}
+
+/// The lease's row.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) epoch: i64,
+    pub(crate) renew_seq: i64,
+    pub(crate) ttl_ms: u32,
+    pub(crate) holder: Option<String>,
+    pub(crate) locked: bool,
+    pub(crate) grant_beat: Option<i64>,
+    pub(crate) handover_expected: bool,
+    /// The holder, or the last one there was.
+    #[serde(flatten)]
+    pub(crate) replica: Replica,
+}
+
+/// Who would get the lease now.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(crate) struct Heir {
+    pub(crate) pod: String,
+    /// Its beat is young enough for a handover.
+    pub(crate) fresh: bool,
+}
+
+// === impl Row ===
+
+impl Row {
+    pub(crate) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms.into())
+    }
+}
+
+// === impl Otherwise ===
+
+impl Otherwise {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Wait => "wait",
+            Self::Release => "release",
+        }
+    }
+}

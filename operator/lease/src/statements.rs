@@ -1,0 +1,137 @@
+//! The protocol's statements in SQL.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_postgres::types::{Json, ToSql, Type};
+
+use crate::core::{Answer, Call, Me, Sign};
+use crate::error::Error;
+use crate::identity::{BotKey, Replica, TokenDigest};
+use crate::session::{Parameter, Session};
+
+/// Who asks, about which bot.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) bot: BotKey,
+    pub(crate) token: TokenDigest,
+    /// The digest to change to.
+    pub(crate) new_token: Option<TokenDigest>,
+    pub(crate) me: Me,
+}
+
+#[derive(Debug, Serialize)]
+struct Who {
+    #[serde(flatten)]
+    replica: Replica,
+    locked: bool,
+}
+
+type Owned = (Box<dyn ToSql + Sync + Send>, Type);
+
+// === impl Caller ===
+
+impl Caller {
+    /// Carries out a statement.
+    pub(crate) async fn run(&self, session: &Session, call: &Call, patience: Duration) -> Result<Answer, Error> {
+        let mut with = vec![
+            int8(self.bot.bot_id),
+            text(self.bot.server.clone()),
+            own(self.token.bytes().to_vec(), Type::BYTEA),
+            text(self.me.id.as_str().to_owned()),
+        ];
+        with.extend(self.arguments(call));
+        let places: Vec<_> = (1..=with.len()).map(|n| format!("${n}")).collect();
+        let sql = format!("SELECT pollux.{}({})", name(call), places.join(","));
+        let with: Vec<Parameter<'_>> =
+            with.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect();
+        let row = session.one(&sql, &with, patience).await?;
+        let answer: Json<Answer> =
+            row.try_get(0).map_err(|e| Error::Migration(format!("an answer that is not understood: {e}")))?;
+        Ok(answer.0)
+    }
+
+    fn arguments(&self, call: &Call) -> Vec<Owned> {
+        match call {
+            Call::Look | Call::Depart => Vec::new(),
+            Call::Beat(sign) => self.sign(sign),
+            Call::Renew { epoch, renew_seq, ttl, sign } => {
+                let mut with = vec![int8(*epoch), int8(*renew_seq), millis(*ttl)];
+                with.extend(self.sign(sign));
+                with
+            }
+            Call::Acquire { epoch, ttl } => vec![int8(*epoch), millis(*ttl)],
+            Call::Takeover { epoch, renew_seq, evidence, ttl, vacate } => {
+                vec![int8(*epoch), int8(*renew_seq), text(evidence.as_str()), millis(*ttl), own(*vacate, Type::BOOL)]
+            }
+            Call::Expect { epoch, expected } => vec![int8(*epoch), own(*expected, Type::BOOL)],
+            Call::Handover { epoch, ttl, otherwise, order } => vec![
+                int8(*epoch),
+                millis(*ttl),
+                text(order.to_pod.clone()),
+                text(otherwise.as_str()),
+                text(order.reason.as_str()),
+                int8(order.drain.map(|drain| i64::try_from(drain.as_millis()).unwrap_or(i64::MAX))),
+                text(order.drain_outcome.clone()),
+            ],
+            Call::Gap { epoch, gap } => vec![int8(*epoch), int8(i64::try_from(gap.as_micros()).unwrap_or(i64::MAX))],
+            Call::Rotate => {
+                vec![own(self.new_token.as_ref().unwrap_or(&self.token).bytes().to_vec(), Type::BYTEA)]
+            }
+        }
+    }
+
+    fn sign(&self, sign: &Sign) -> Vec<Owned> {
+        let who = Who { replica: self.me.replica.clone(), locked: sign.locked };
+        vec![
+            int8(sign.beat),
+            own(sign.ready, Type::BOOL),
+            own(sign.leaving, Type::BOOL),
+            own(Json(who), Type::JSONB),
+            own(sign.report.clone().map(Json), Type::JSONB),
+        ]
+    }
+}
+
+/// Asks once whether this login may do what agents do.
+pub(crate) async fn probe(session: &Session, patience: Duration) -> Result<(), Error> {
+    let digest: &[u8] = &[0; 32];
+    let nobody: [Parameter<'_>; 4] =
+        [(&0_i64, Type::INT8), (&"", Type::TEXT), (&digest, Type::BYTEA), (&"", Type::TEXT)];
+    session.one("SELECT pollux.look($1,$2,$3,$4)", &nobody, patience).await.map(drop)
+}
+
+/// The function that a statement calls.
+pub(crate) const fn name(call: &Call) -> &'static str {
+    match call {
+        Call::Look => "look",
+        Call::Beat(_) => "beat",
+        Call::Renew { .. } => "renew",
+        Call::Acquire { .. } => "acquire",
+        Call::Takeover { .. } => "takeover",
+        Call::Expect { .. } => "expect_handover",
+        Call::Handover { .. } => "handover",
+        Call::Gap { .. } => "gap",
+        Call::Rotate => "rotate",
+        Call::Depart => "depart",
+    }
+}
+
+fn own(value: impl ToSql + Sync + Send + 'static, kind: Type) -> Owned {
+    (Box::new(value), kind)
+}
+
+fn int8(value: impl Into<Option<i64>>) -> Owned {
+    own(value.into(), Type::INT8)
+}
+
+fn text<T>(value: T) -> Owned
+where
+    T: ToSql + Sync + Send + 'static,
+{
+    own(value, Type::TEXT)
+}
+
+fn millis(ttl: Duration) -> Owned {
+    own(i32::try_from(ttl.as_millis()).unwrap_or(i32::MAX), Type::INT4)
+}
