@@ -88,10 +88,11 @@ impl Error {
     pub(crate) fn is_invalid(&self) -> Option<String> {
         let Self::Api { source, .. } = self else { return None };
         match source.as_ref() {
-            // 500 is what a patch with an unknown field gets: "failed to create typed patch object".
+            kube::Error::Api(status) if matches!(status.code, 400 | 422) => Some(status.message.clone()),
+            // Unknown fields and values that cannot be parsed come as 500, and only the sentence tells them from a failure.
             kube::Error::Api(status)
-                if matches!(status.code, 400 | 422)
-                    || (status.code == 500 && status.message.contains("typed patch")) =>
+                if status.code == 500
+                    && (status.message.contains("typed patch") || status.message.contains("failed to convert")) =>
             {
                 Some(status.message.clone())
             }

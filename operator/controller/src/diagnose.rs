@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use pollux_api::names::{label, pod as names};
 use pollux_api::spec::TelegramBotSpec;
+use pollux_api::words::Reason;
 
 /// What keeps a pod from getting ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ const STUCK: [&str; 12] = [
     "SignatureValidationFailed",
 ];
 
+/// How long a bot may run before it is strange that it has not asked for updates.
+const SILENT_SECONDS: i64 = 20;
+
 /// Whether the pod is being deleted.
 pub(crate) fn is_terminating(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
@@ -70,11 +75,12 @@ pub(crate) fn needs_events(pod: &Pod) -> bool {
 }
 
 /// What keeps this pod from getting ready, if anything does.
-pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec) -> Option<Trouble> {
+pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec, now: Timestamp) -> Option<Trouble> {
     if !needs_events(pod) {
         return None;
     }
-    let (reason, message) = unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(events))?;
+    let (reason, message) =
+        unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(events)).or_else(|| silent(pod, now))?;
     let (mend, missing_secret) = mend(&reason, &message, spec, &pod.namespace().unwrap_or_default());
     let message = match mend {
         Some(mend) => format!("pod {}: {}: {mend}", pod.name_any(), one_line(&message)),
@@ -115,6 +121,15 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
     });
     let said = waiting.message.as_deref().unwrap_or_default();
     Some((reason.to_owned(), format!("container {}: {reason}: {said}{}", container.name, exit.unwrap_or_default())))
+}
+
+/// All containers run, and still the agent says that its bot could not lead.
+fn silent(pod: &Pod, now: Timestamp) -> Option<(String, String)> {
+    let bot = pod.status.as_ref()?.container_statuses.iter().flatten().find(|c| c.name == names::BOT_CONTAINER)?;
+    let since = bot.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
+    let quiet = now.duration_since(since.0).as_secs();
+    (quiet > SILENT_SECONDS)
+        .then(|| (Reason::PodNotReady.to_string(), "its bot runs, but has not asked for updates".to_owned()))
 }
 
 /// The newest failed mount; one of ours before any other.
@@ -181,6 +196,9 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
         }
         "Unschedulable" => "make room in the cluster, or lower the requests in spec.resources",
         "CrashLoopBackOff" => "look at its logs with kubectl logs, --previous for those of the last run",
+        "PodNotReady" => {
+            "look at its logs with kubectl logs -c bot; it must use the address in TELEGRAM_API_ROOT as that of the Bot API"
+        }
         "PostStartHookError" => "look at its logs with kubectl logs -c agent",
         _ => return (None, false),
     };
@@ -216,6 +234,10 @@ mod tests {
         serde_json::from_value(json!({"image": "i", "tokenSecretRef": {"name": "echo-token"}})).unwrap()
     }
 
+    fn now() -> Timestamp {
+        "2026-01-01T00:01:00Z".parse().unwrap()
+    }
+
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "echo-1", "namespace": "bots", "labels": {"pollux.dev/revision": "abc"}}, "status": status})).unwrap()
     }
@@ -234,7 +256,7 @@ mod tests {
 
     #[test]
     fn image_that_cannot_be_pulled() {
-        let found = trouble(&waiting("ImagePullBackOff", "Back-off pulling image \"x\""), &[], &spec()).unwrap();
+        let found = trouble(&waiting("ImagePullBackOff", "Back-off pulling image \"x\""), &[], &spec(), now()).unwrap();
         assert_eq!((found.reason.as_str(), found.missing_secret), ("ImagePullBackOff", false));
         assert!(
             found.message.contains("Back-off pulling image \"x\"") && found.message.contains("imagePullSecrets"),
@@ -246,7 +268,7 @@ mod tests {
     #[test]
     fn token_secret_that_is_missing() {
         let said = "MountVolume.SetUp failed for volume \"pollux-token\" : secret \"echo-token\" not found";
-        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap();
+        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec(), now()).unwrap();
         assert!(found.missing_secret);
         assert!(
             found.message.contains("kubectl -n bots create secret generic echo-token --from-literal=token="),
@@ -258,20 +280,20 @@ mod tests {
     #[test]
     fn key_of_the_token_secret_that_is_missing() {
         let said = "MountVolume.SetUp failed for volume \"pollux-token\" : references non-existent secret key: token";
-        assert!(trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap().missing_secret);
+        assert!(trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec(), now()).unwrap().missing_secret);
     }
 
     #[test]
     fn lease_secret_that_is_missing() {
         let said = "MountVolume.SetUp failed for volume \"pollux-lease\" : secret \"pollux-lease\" not found";
-        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec()).unwrap();
+        let found = trouble(&pod(json!({"phase": "Pending"})), &[event(said)], &spec(), now()).unwrap();
         assert!(found.missing_secret && found.message.contains("botNamespaces"), "{}", found.message);
     }
 
     #[test]
     fn variable_from_a_secret_that_is_missing() {
         let found =
-            trouble(&waiting("CreateContainerConfigError", "secret \"other\" not found"), &[], &spec()).unwrap();
+            trouble(&waiting("CreateContainerConfigError", "secret \"other\" not found"), &[], &spec(), now()).unwrap();
         assert!(found.missing_secret && found.message.contains("spec.env"), "{}", found.message);
     }
 
@@ -288,11 +310,16 @@ mod tests {
 
     #[test]
     fn crash_loop_names_the_exit_code_and_does_not_change_from_look_to_look() {
-        let one = trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec())
-            .unwrap();
-        let other =
-            trouble(&waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"), &[], &spec())
+        let one =
+            trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec(), now())
                 .unwrap();
+        let other = trouble(
+            &waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"),
+            &[],
+            &spec(),
+            now(),
+        )
+        .unwrap();
         assert_eq!(one, other);
         assert!(one.message.contains("exit code 137, OOMKilled"), "{}", one.message);
     }
@@ -300,13 +327,26 @@ mod tests {
     #[test]
     fn node_that_is_missing() {
         let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]});
-        assert_eq!(trouble(&pod(status), &[], &spec()).unwrap().reason, "Unschedulable");
+        assert_eq!(trouble(&pod(status), &[], &spec(), now()).unwrap().reason, "Unschedulable");
     }
 
     #[test]
     fn pod_that_is_just_starting_is_no_trouble() {
-        assert_eq!(trouble(&waiting("ContainerCreating", ""), &[], &spec()), None);
+        assert_eq!(trouble(&waiting("ContainerCreating", ""), &[], &spec(), now()), None);
         let ready = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
-        assert_eq!(trouble(&ready, &[event("x")], &spec()), None);
+        assert_eq!(trouble(&ready, &[event("x")], &spec(), now()), None);
+    }
+
+    #[test]
+    fn bot_that_runs_and_never_asks_for_updates() {
+        let started = |at: &str| {
+            pod(json!({"phase": "Running", "containerStatuses": [{
+                "name": "bot", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": at}},
+            }]}))
+        };
+        let found = trouble(&started("2026-01-01T00:00:30Z"), &[], &spec(), now()).unwrap();
+        assert_eq!(found.reason, "PodNotReady");
+        assert!(found.message.contains("TELEGRAM_API_ROOT"), "{}", found.message);
+        assert_eq!(trouble(&started("2026-01-01T00:00:50Z"), &[], &spec(), now()), None, "it may still be starting");
     }
 }

@@ -111,17 +111,24 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     if let Some(found) = became(ConditionType::Progressing, "False").filter(|found| !blamed(&found.reason)) {
         happened.push(Happened::new(EventReason::RolloutFailed, format!("{}: {}", found.reason, found.message)));
     }
-    match (before.phase == Phase::Suspended, now.phase == Phase::Suspended) {
-        (false, true) => happened.push(Happened::new(EventReason::Suspended, "spec.suspend is true: no pods")),
-        (true, false) => happened.push(Happened::new(EventReason::Resumed, "spec.suspend is false again")),
+    match (wants_pods(before), wants_pods(now)) {
+        (Some(true), Some(false)) => {
+            happened.push(Happened::new(EventReason::Suspended, "no pods are wanted any more"))
+        }
+        (Some(false), Some(true)) => happened.push(Happened::new(EventReason::Resumed, "pods are wanted again")),
         _ => {}
     }
     happened
 }
 
+/// Whether pods were wanted, as `ready` shows it; `None` before anything was told.
+fn wants_pods(status: &TelegramBotStatus) -> Option<bool> {
+    status.ready.split_once('/').map(|(_, wanted)| wanted != "0")
+}
+
 fn leadership(before: &TelegramBotStatus, now: &TelegramBotStatus, happened: &mut Vec<Happened>) {
     match (&before.leader, &now.leader) {
-        (Some(old), None) if now.phase != Phase::Suspended && now.phase != Phase::Terminating => {
+        (Some(old), None) if wants_pods(now) == Some(true) && now.phase != Phase::Terminating => {
             let why = now.condition(ConditionType::LeaderElected).map(|c| c.message.clone()).unwrap_or_default();
             happened.push(Happened::new(EventReason::LeaderLost, format!("{} leads no more: {why}", old.pod_name)));
         }

@@ -1,12 +1,13 @@
 //! `grant` against a real PostgreSQL and an API server of a few lines.
 
 use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use pollux_postgres::Postgres;
+use pollux_postgres::{Options, Server, Stop};
 use serde_json::{Value, json};
 
 use super::*;
@@ -68,14 +69,35 @@ impl FakeApi {
     }
 }
 
-/// A database whose owner may make roles and is no superuser, as the documentation asks for.
-async fn owned_database(postgres: &Postgres) -> Database {
-    let database = Database::parse(&postgres.database("grant").await).expect("a URI");
-    let name = database.dbname().to_owned();
-    let owner = format!("owner_of_{name}");
-    postgres.execute(&format!("CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD 'secret'")).await;
-    postgres.execute(&format!("GRANT CREATE ON DATABASE {name} TO {owner}")).await;
-    database.with_login(&owner, "secret")
+/// A server that asks for passwords, but not the superuser's.
+struct Postgres {
+    server: Server,
+    _hba: tempfile::NamedTempFile,
+}
+
+impl Postgres {
+    fn start() -> Self {
+        let hba = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(hba.path(), "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+            .expect("a file");
+        // PostgreSQL may run as another user than this test.
+        std::fs::set_permissions(hba.path(), std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        let settings = vec![("hba_file".to_owned(), hba.path().display().to_string())];
+        let server = Server::start(&Options { settings, ..Options::default() }).expect("PostgreSQL");
+        Self { server, _hba: hba }
+    }
+
+    /// A database whose owner may make roles and is no superuser, as the documentation asks for.
+    async fn owned_database(&self) -> Database {
+        let uri = self.server.create_database("leases").expect("a database");
+        let (superuser, connection) = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await.expect("a session");
+        let connection = tokio::spawn(connection);
+        let sql = "CREATE ROLE pollux LOGIN CREATEROLE PASSWORD 'secret'; GRANT CREATE ON DATABASE leases TO pollux";
+        superuser.batch_execute(sql).await.expect("an owner");
+        drop(superuser);
+        connection.await.expect("no panic").expect("an orderly end");
+        Database::parse(&uri).expect("a URI").with_login("pollux", "secret")
+    }
 }
 
 fn args(owner: &Database, namespaces: &[&str]) -> (GrantArgs, tempfile::NamedTempFile) {
@@ -95,8 +117,8 @@ fn args(owner: &Database, namespaces: &[&str]) -> (GrantArgs, tempfile::NamedTem
 
 #[tokio::test]
 async fn agents_can_log_in_with_what_the_secret_holds() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
     let api = FakeApi::default();
     let (args, _file) = args(&owner, &["bots", "more-bots"]);
     grant_all(&args, &api.client()).await.expect("credentials");
@@ -116,8 +138,8 @@ async fn agents_can_log_in_with_what_the_secret_holds() {
 
 #[tokio::test]
 async fn a_second_run_writes_nothing_and_keeps_the_password() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
     let api = FakeApi::default();
     let (args, _file) = args(&owner, &["bots"]);
     grant_all(&args, &api.client()).await.expect("credentials");
@@ -129,16 +151,16 @@ async fn a_second_run_writes_nothing_and_keeps_the_password() {
 
 #[tokio::test]
 async fn a_lost_database_is_mended_without_a_new_password() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
     let api = FakeApi::default();
     let (first, _file) = args(&owner, &["bots"]);
     grant_all(&first, &api.client()).await.expect("credentials");
     let before = api.database("bots");
 
     // Another server, with nothing in it but the owner, under another address.
-    let empty = Postgres::start().await;
-    let owner = owned_database(&empty).await;
+    let empty = Postgres::start();
+    let owner = empty.owned_database().await;
     let (second, _file) = args(&owner, &["bots"]);
     grant_all(&second, &api.client()).await.expect("credentials again");
     let after = api.database("bots");
@@ -149,8 +171,8 @@ async fn a_lost_database_is_mended_without_a_new_password() {
 
 #[tokio::test]
 async fn a_namespace_that_fails_does_not_keep_the_others_from_being_done() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
     let api = FakeApi::default();
     let mut theirs = secret("taken", "pollux-lease", "postgresql://a:b@c/d");
     theirs.metadata.labels = None;
@@ -165,32 +187,33 @@ async fn a_namespace_that_fails_does_not_keep_the_others_from_being_done() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_yet_is_waited_for() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
-    postgres.stop().await;
+    let mut postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
+    postgres.server.stop(Stop::Fast).expect("an end");
     let api = FakeApi::default();
     let (args, _file) = args(&owner, &["bots"]);
     let client = api.client();
     let granting = grant_all(&args, &client);
     let starting = async {
-        // Until the other side has met a closed door at least once; it tries again after that, or this test fails.
-        timeout(Duration::from_secs(5), Admin::connect(&owner)).await.expect("an answer").expect_err("it is down");
-        postgres.start_again().await;
+        // The other side is polled first and meets a closed door before this one does.
+        let error = Admin::connect(&owner).await.expect_err("it is down");
+        assert!(error.is_transient(), "{error}");
+        postgres.server.start_again().expect("a server");
     };
-    let (granted, ()) = tokio::join!(granting, starting);
+    let (granted, ()) = tokio::join!(biased; granting, starting);
     granted.expect("credentials");
 }
 
 #[tokio::test]
 async fn an_owner_that_is_refused_is_not_waited_for() {
-    let postgres = Postgres::start().await;
-    let owner = owned_database(&postgres).await;
-    let wrong = owner.clone().with_login(owner.user(), "wrong");
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
+    let wrong = owner.clone().with_login(owner.user(), "not-this");
     let (args, _file) = args(&wrong, &["bots"]);
     let start = Instant::now();
-    let error = grant_all(&args, &FakeApi::default().client()).await.expect_err("a wrong password");
+    let error = grant_all(&args, &FakeApi::default().client()).await.expect_err("another password");
     assert!(start.elapsed() < Duration::from_secs(args.timeout_seconds), "it waited");
     let said = format!("{error:#}");
     assert!(said.contains("refuses the owner"), "{said}");
-    assert!(!said.contains(":wrong@"), "the password is in the message");
+    assert!(!said.contains("not-this"), "the password is in the message");
 }

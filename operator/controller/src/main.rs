@@ -80,9 +80,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is logged unless POLLUX_LOG says otherwise. The client logs every answer that is not 200 as an error of its own; what
+/// of that is a failure is reported where it is known.
+const LOG: &str = "info,kube_client::client::builder=off";
+
 /// Everything that talks to others: logs, TLS, runtime.
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("POLLUX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("POLLUX_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init()

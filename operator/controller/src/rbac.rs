@@ -25,9 +25,9 @@ const RULES: &[Rule] = &[
     Rule(Scope::Bots, "pollux.dev", "telegrambots", &[], READ),
     Rule(Scope::Bots, "pollux.dev", "telegrambots/status", &[], &["patch"]),
     Rule(Scope::Bots, "apps", "deployments", &[], &["get", "list", "watch", "create", "patch"]),
-    Rule(Scope::Bots, "apps", "controllerrevisions", &[], &["list", "create", "patch", "delete"]),
-    Rule(Scope::Bots, "", "serviceaccounts", &[], &["get", "create", "patch"]),
-    Rule(Scope::Bots, "policy", "poddisruptionbudgets", &[], &["get", "create", "patch", "delete"]),
+    Rule(Scope::Bots, "apps", "controllerrevisions", &[], &["list", "watch", "create", "patch", "delete"]),
+    Rule(Scope::Bots, "", "serviceaccounts", &[], &["get", "list", "watch", "create", "patch"]),
+    Rule(Scope::Bots, "policy", "poddisruptionbudgets", &[], &["get", "list", "watch", "create", "patch", "delete"]),
     Rule(Scope::Bots, "", "pods", &[], &["list", "watch"]),
     // What the kubelet says about mounts is in events only.
     Rule(Scope::Bots, "", "events", &[], &["list"]),

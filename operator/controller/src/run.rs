@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{SelectAll, StreamExt};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
@@ -51,9 +52,13 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %settings.health_listen, "pollux-controller starts");
 
     let leases = Leases::spawn(&settings.databases);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        result = start(&settings, &stop, health, metrics, leases) => result?,
+    let connected = tokio::select! {
+        () = stop.cancelled() => None,
+        connected = connect(&settings) => Some(connected?),
+    };
+    if let Some((client, cluster_id)) = connected {
+        health.set_ready();
+        elect(&settings, &stop, client, cluster_id, metrics, leases).await?;
     }
     serving.cancel();
     let _ = server.await;
@@ -61,20 +66,15 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(
+/// Takes part in the election until `stop`, and gives the Lease back after the last write.
+async fn elect(
     settings: &Settings,
     stop: &CancellationToken,
-    health: Health,
+    client: Client,
+    cluster_id: String,
     metrics: Metrics,
     leases: Leases,
 ) -> anyhow::Result<()> {
-    let client = connect().await?;
-    let cluster_id = match &settings.cluster {
-        Some(id) => id.clone(),
-        None => cluster_id(&client).await,
-    };
-    health.set_ready();
-
     let (mut election, leadership) = Election::new(client.clone(), &settings.namespace, LEASE, &settings.identity);
     let resign = CancellationToken::new();
     let electing = tokio::spawn({
@@ -106,14 +106,19 @@ async fn lead(settings: &Settings, stop: &CancellationToken, shared: &Arc<Shared
             tokio::join!(shared.leases.migrate(&end), reconciles(settings, shared, &end));
         };
         tokio::pin!(work);
-        tokio::select! {
-            () = &mut work => {}
-            () = leadership.lost() => tracing::warn!("this replica leads no more"),
-            () = stop.cancelled() => {}
-        }
+        let ended = tokio::select! {
+            () = &mut work => true,
+            () = leadership.lost() => {
+                tracing::warn!("this replica leads no more");
+                false
+            }
+            () = stop.cancelled() => false,
+        };
         end.cancel();
-        // Writes are refused from now on if leadership was lost; after SIGTERM what runs may finish.
-        let _ = tokio::time::timeout(GRACE, work).await;
+        if !ended {
+            // Writes are refused from now on if leadership was lost; after SIGTERM what runs may finish.
+            let _ = tokio::time::timeout(GRACE, work).await;
+        }
         shared.metrics.leads(false);
     }
 }
@@ -163,6 +168,12 @@ fn controller(
         .touched_objects();
     let deployments =
         watcher(api::<PartialObjectMeta<Deployment>>(&client, namespace.as_deref()), ours.clone()).touched_objects();
+    let accounts = watcher(api::<PartialObjectMeta<ServiceAccount>>(&client, namespace.as_deref()), ours.clone())
+        .touched_objects();
+    let budgets = watcher(api::<PartialObjectMeta<PodDisruptionBudget>>(&client, namespace.as_deref()), ours.clone())
+        .touched_objects();
+    let revisions = watcher(api::<PartialObjectMeta<ControllerRevision>>(&client, namespace.as_deref()), ours.clone())
+        .touched_objects();
     let pods = watcher(api::<PartialObjectMeta<Pod>>(&client, namespace.as_deref()), ours).touched_objects();
     let here = move |bot: &(String, String)| namespace.as_ref().is_none_or(|namespace| *namespace == bot.0);
     let looks = shared.leases.changes(&shared.operator.cluster);
@@ -173,6 +184,9 @@ fn controller(
     Controller::for_stream(reported("TelegramBots", bots), store)
         .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(8))
         .owns_stream(reported("Deployments", deployments))
+        .owns_stream(reported("ServiceAccounts", accounts))
+        .owns_stream(reported("PodDisruptionBudgets", budgets))
+        .owns_stream(reported("ControllerRevisions", revisions))
         .watches_stream(reported("Pods", pods), |pod| {
             let bot = pod.labels().get(label::BOT)?;
             Some(ObjectRef::<Bot>::new(bot).within(&pod.namespace()?))
@@ -220,13 +234,19 @@ fn reported<K: Send + 'static>(
     })
 }
 
-async fn connect() -> anyhow::Result<Client> {
+/// A client, and the identity of its cluster.
+async fn connect(settings: &Settings) -> anyhow::Result<(Client, String)> {
     let mut config = Config::infer().await?;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(SILENCE);
     // It would hold a call for minutes; every call has a deadline and every reconcile its own back-off.
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    let client = Client::try_from(config)?;
+    let id = match &settings.cluster {
+        Some(id) => id.clone(),
+        None => cluster_id(&client).await,
+    };
+    Ok((client, id))
 }
 
 /// The cluster's identity: the uid of a namespace that every cluster has.

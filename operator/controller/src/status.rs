@@ -3,6 +3,8 @@
 //! Every condition is there from the first sight on (Unknown), carries the generation it was found for, and changes its time
 //! only when its status changes. Messages hold no times and no counters that tick: an unchanged bot is an unchanged status.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -19,6 +21,9 @@ use crate::leases::Seen;
 use crate::observe::Observed;
 use crate::plan::{HoldReason, Plan, RolloutDecision, is_complete};
 use crate::revision::Stored;
+
+/// How old the last sign of life of an agent may be for its report to count: a dead one's says nothing about today.
+const HEARD: Duration = Duration::from_secs(30);
 
 /// Everything that the status is made of.
 pub(crate) struct Facts<'a> {
@@ -134,7 +139,9 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
     let troubles = observed
         .pods
         .iter()
-        .filter_map(|pod| diagnose::trouble(pod, observed.events.get(&pod.name_any()).unwrap_or(&none), spec))
+        .filter_map(|pod| {
+            diagnose::trouble(pod, observed.events.get(&pod.name_any()).unwrap_or(&none), spec, facts.now)
+        })
         .collect();
     let (view, database_error) = match &observed.lease {
         Seen::Bot(view) => (view.as_deref(), None),
@@ -208,8 +215,11 @@ fn spec_valid(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
 /// What the agents of this resource report, those of the manifest's revision first.
 fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a pollux_lease::Candidate> {
     let wanted = facts.plan.revision.as_ref().map(|revision| revision.name.as_str());
-    let mut own: Vec<_> =
-        view.candidates.iter().filter(|c| c.party.replica.resource == *facts.resource && !c.leaving).collect();
+    let mut own: Vec<_> = view
+        .candidates
+        .iter()
+        .filter(|c| c.party.replica.resource == *facts.resource && !c.leaving && c.beat_age < HEARD)
+        .collect();
     own.sort_by_key(|candidate| (Some(candidate.party.replica.revision.as_str()) != wanted, candidate.beat_age));
     own
 }
@@ -342,6 +352,9 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
     }
     if summary.complete {
         return Finding::yes(Reason::Complete, "");
+    }
+    if summary.suspended {
+        return Finding::yes(Reason::Draining, "the pods hand over and go");
     }
     let wanted = facts.plan.revision.as_ref();
     let name = wanted.map_or("", |revision| revision.name.as_str());
