@@ -204,17 +204,18 @@ impl Cluster {
         let folder = layout.node_folder(number);
         let end = Instant::now() + Duration::from_secs(10) * process::patience();
         loop {
-            let mut left = cgroups::processes(&layout.cgroup(), &format!("/{}/node-{number}", layout.cgroup()));
-            left.extend(process::all_pids().into_iter().filter(|pid| is_shim(*pid, &folder, layout)));
-            left.extend(daemons.iter().flatten());
+            // The daemons first: they would start others.
+            let mut left: Vec<i32> = daemons.iter().flatten().copied().collect();
+            left.extend(cgroups::processes(&layout.cgroup(), &format!("/{}/node-{number}", layout.cgroup())));
+            left.extend(process::all_pids().into_iter().filter(|pid| is_shim(*pid, &folder)));
             left.retain(|pid| process::state(*pid).is_some_and(|state| state != 'Z'));
             if left.is_empty() {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "processes of {node} do not die: {left:?}");
-            for pid in left {
+            for &pid in &left {
                 process::signal(pid, rustix::process::Signal::KILL);
             }
+            ensure!(Instant::now() < end, "processes of {node} do not die: {left:?}");
             sleep(Duration::from_millis(5));
         }
     }
@@ -309,11 +310,8 @@ impl Cluster {
     }
 }
 
-/// Is this process a shim (or anything else) that containerd of a node started?
-fn is_shim(pid: i32, folder: &std::path::Path, layout: &Layout) -> bool {
-    if !process::is_marked(pid, &layout.folder) {
-        return false;
-    }
+/// Is this process a shim of a node's containerd? It names its socket, which no other cluster has.
+fn is_shim(pid: i32, folder: &std::path::Path) -> bool {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let socket = folder.join("containerd/containerd.sock");
     let command = String::from_utf8_lossy(&command);

@@ -72,7 +72,7 @@ impl Ledger {
     /// Undoes everything, if no cluster is left.
     pub(crate) fn settle(&self) {
         let Ok(entries) = fs::read_to_string(LEDGER) else { return };
-        if process::any_marked() {
+        if !process::all_marked(None).is_empty() {
             return;
         }
         for entry in entries.lines() {
@@ -127,10 +127,9 @@ pub(crate) fn mount_script(node: &Path) -> Result<String> {
 
 /// Every process of a cluster: by its environment, and by its cgroups (containers have their own environment).
 fn processes(layout: &Layout) -> Vec<i32> {
-    let own = std::process::id().cast_signed();
     let mut pids = cgroups::processes(&layout.cgroup(), "");
-    pids.extend(process::all_pids().into_iter().filter(|pid| process::is_marked(*pid, &layout.folder)));
-    pids.retain(|pid| *pid != own);
+    pids.extend(process::all_marked(Some(&layout.folder)));
+    pids.retain(|pid| *pid != std::process::id().cast_signed());
     pids
 }
 

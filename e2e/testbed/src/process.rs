@@ -120,22 +120,50 @@ pub(crate) fn is_marked(pid: i32, folder: &Path) -> bool {
     environment(pid).split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
 }
 
-/// Does any cluster at all live?
-pub(crate) fn any_marked() -> bool {
-    let prefix = format!("{MARKER}=");
+/// All processes of the cluster in this folder; without one, of any cluster.
+pub(crate) fn all_marked(folder: Option<&Path>) -> Vec<i32> {
+    let wanted = folder.map(|folder| format!("{MARKER}={}", folder.display()).into_bytes());
+    let any = format!("{MARKER}=").into_bytes();
+    let ours = |environment: &[u8]| {
+        environment.split(|byte| *byte == 0).any(|variable| match &wanted {
+            Some(wanted) => variable == wanted,
+            None => variable.starts_with(&any),
+        })
+    };
     let own = std::process::id().cast_signed();
-    all_pids()
-        .into_iter()
-        .filter(|pid| *pid != own)
-        .any(|pid| environment(pid).split(|byte| *byte == 0).any(|variable| variable.starts_with(prefix.as_bytes())))
+    let mut unclear: Vec<i32> = all_pids().into_iter().filter(|pid| *pid != own).collect();
+    let mut found = Vec::new();
+    // One pause for all that are unclear, not one for each: a busy machine has many.
+    for _ in 0..LOOKS {
+        unclear.retain(|&pid| match look(pid) {
+            Some(environment) => {
+                if ours(&environment) {
+                    found.push(pid);
+                }
+                false
+            }
+            None => true,
+        });
+        if unclear.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    found
 }
 
-/// In the middle of an exec a process has no environment for a moment: one that has a program, but no environment, is looked
-/// at again. (What belongs to the kernel has neither.)
+const LOOKS: u32 = 20;
+
+/// A process's environment. In the middle of an exec it has none for a moment: one that has a program, but no environment, is
+/// not clear yet. (What belongs to the kernel, and what is dead, has neither.)
+fn look(pid: i32) -> Option<Vec<u8>> {
+    let found = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    (!found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err()).then_some(found)
+}
+
 fn environment(pid: i32) -> Vec<u8> {
-    for _ in 0..20 * patience() {
-        let found = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        if !found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+    for _ in 0..LOOKS * patience() {
+        if let Some(found) = look(pid) {
             return found;
         }
         std::thread::sleep(Duration::from_millis(1));
