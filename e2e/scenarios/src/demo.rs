@@ -59,14 +59,19 @@ pub(crate) async fn run() -> Result<()> {
     }
     answered_at_least(&world, &bots, 20).await?;
     roll(&world, &timeline, &bots, &plains).await?;
-    let planned = rows(&world, &bots, &plains, &timeline).await?;
+    timeline.say("load pauses, so that every message meets its fate before the ledger is read");
+    let planned = rows(&world, &bots, &plains).await?;
+    timeline.say("load on Pollux's bots goes on");
+    for bot in &bots {
+        world.emulator.start_load(&bot.token, &load(SEED + 1)).await?;
+    }
     kill(&world, &timeline, &bots[0]).await?;
     drain(&world, &timeline, &bots).await?;
     timeline.say("load ends");
     for bot in &bots {
         world.emulator.stop_load(&bot.token).await?;
     }
-    settled(&world, bots.iter().map(|bot| &bot.token)).await?;
+    settled(&world, &bots.iter().map(|bot| &bot.token).collect::<Vec<_>>()).await?;
     print_verdict(&world, &planned, &bots).await?;
     farewell(&world, &lanes).await
 }
@@ -156,45 +161,48 @@ async fn answered_at_least(world: &World, bots: &[Bot], count: u64) -> Result<()
     Ok(())
 }
 
-/// The plain Deployments end their load here: what comes after the rollout is done to Pollux's bots alone.
-async fn rows(world: &World, bots: &[Bot], plains: &[Plain], timeline: &Timeline) -> Result<Vec<Row>> {
-    for plain in plains {
-        world.emulator.stop_load(&plain.token).await?;
+/// What comes after the rollout is done to Pollux's bots alone.
+async fn rows(world: &World, bots: &[Bot], plains: &[Plain]) -> Result<Vec<Row>> {
+    let tokens: Vec<&String> =
+        bots.iter().map(|bot| &bot.token).chain(plains.iter().map(|plain| &plain.token)).collect();
+    for token in &tokens {
+        world.emulator.stop_load(token).await?;
     }
-    settled(world, plains.iter().map(|plain| &plain.token)).await?;
+    settled(world, &tokens).await?;
     let mut rows = Vec::new();
     for bot in bots {
-        rows.push(Row { library: bot.library, way: "Pollux", verdict: world.emulator.verdict(&bot.token).await? });
+        let verdict = world.emulator.verdict(&bot.token).await?;
+        rows.push(Row { library: bot.library, way: "Pollux", verdict });
     }
     for plain in plains {
-        rows.push(Row {
-            library: plain.library,
-            way: plain.strategy.name(),
-            verdict: world.emulator.verdict(&plain.token).await?,
-        });
+        let verdict = world.emulator.verdict(&plain.token).await?;
+        rows.push(Row { library: plain.library, way: plain.strategy.name(), verdict });
     }
     rows.sort_by_key(|row| row.library);
-    timeline.say("the ledger of the rollout is taken");
     Ok(rows)
 }
 
-/// Waits until nothing moves any more: all answered, or the rest lost.
-async fn settled<'a>(world: &World, tokens: impl Iterator<Item = &'a String>) -> Result<()> {
-    for token in tokens {
-        let mut last = (0, 0);
-        let mut since = Instant::now();
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end && since.elapsed() < STILL {
+/// Waits until all are answered, or until nothing has moved for so long that the rest is lost.
+async fn settled(world: &World, tokens: &[&String]) -> Result<()> {
+    let mut last = Vec::new();
+    let mut since = Instant::now();
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && since.elapsed() < STILL {
+        let mut now = Vec::new();
+        let mut all = true;
+        for token in tokens {
             let verdict = world.emulator.verdict(token).await?;
-            if verdict.answered == verdict.updates {
-                break;
-            }
-            if last != (verdict.answered, verdict.undelivered) {
-                last = (verdict.answered, verdict.undelivered);
-                since = Instant::now();
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            all &= verdict.answered == verdict.updates;
+            now.push((verdict.answered, verdict.undelivered));
         }
+        if all {
+            break;
+        }
+        if last != now {
+            last = now;
+            since = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }
