@@ -11,9 +11,11 @@ use pollux_clock::BootInstant;
 use crate::DrainOutcome;
 
 /// A confirmation is applied when it arrives; its answer is not waited for longer than this.
-pub(super) const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
 /// A request that was open this long has reached the server, though its connection was reset then.
-pub(super) const SURELY_APPLIED: Duration = Duration::from_millis(500);
+const SURELY_APPLIED: Duration = Duration::from_millis(500);
+/// Time for a new connection.
+const CONNECTING: Duration = Duration::from_millis(150);
 
 /// Whether the gate polls, and why it does not.
 #[derive(Debug, Default)]
@@ -50,6 +52,8 @@ pub(super) struct Acknowledged {
     written: Option<(i64, BootInstant)>,
     /// The last offset that surely arrived.
     applied: Option<i64>,
+    /// The last offset that was written at any time.
+    last_written: Option<i64>,
 }
 
 // === impl Acknowledged ===
@@ -63,6 +67,13 @@ impl Acknowledged {
 
     pub(super) fn written(&mut self, offset: Option<i64>, at: BootInstant) {
         self.written = offset.filter(|offset| *offset > 0).map(|offset| (offset, at));
+        self.last_written = offset;
+    }
+
+    /// How long the answer to a confirmation is worth waiting for. Telegram holds a repeated offset for three seconds, so
+    /// there only its arrival can be waited for.
+    pub(super) fn patience(&self, offset: i64) -> Duration {
+        if self.last_written == Some(offset) { SURELY_APPLIED + CONNECTING } else { CONFIRM_PATIENCE }
     }
 
     /// The last written request was answered, or (`false`) its connection was reset or broke.

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use self::drain::{Acknowledged, CONFIRM_PATIENCE, Drain, Phase, Step};
+use self::drain::{Acknowledged, Drain, Phase, Step};
 use self::polls::{Polls, Requests};
 use self::presence::{Change, Presence, earlier};
 use self::trouble::Trouble;
@@ -364,7 +364,7 @@ impl Core {
             drain.step = Step::Confirming { outcome, tries };
         }
         let query = PollQuery { offset: Some(offset), limit: 1, timeout_seconds: 0, allowed_updates: None };
-        let action = self.polls.open(None, query, CONFIRM_PATIENCE);
+        let action = self.polls.open(None, query, self.acknowledged.patience(offset));
         self.actions.push(action);
     }
 

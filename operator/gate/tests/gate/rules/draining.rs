@@ -59,6 +59,18 @@ fn r32_an_acknowledgement_that_telegram_has_not_is_confirmed() {
 }
 
 #[test]
+fn r32_a_poll_that_was_cut_off_early_is_confirmed_without_waiting_for_its_answer() {
+    let mut world = busy();
+    world.step(Input::Drain);
+    world.pass(2000);
+    assert_eq!(world.query().offset, Some(2), "its poll was open for 100 ms: whether Telegram has read it is unknown");
+    world.written();
+    world.pass(600);
+    world.ends_unanswered();
+    assert!(world.drained[0].confirmed, "open for more than half a second: it has arrived");
+}
+
+#[test]
 fn r32_a_confirmation_is_tried_twice_and_then_owned_up_to() {
     let mut world = World::new();
     world.lead_for(1, 3_600_000);

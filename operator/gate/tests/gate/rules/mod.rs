@@ -109,6 +109,12 @@ impl World {
         self.step(Input::PollEnded(id, outcome));
     }
 
+    /// The edge gives up waiting for the answer to a request that was written.
+    pub(crate) fn ends_unanswered(&mut self) {
+        let (id, _) = self.poll.take().expect("a poll is open");
+        self.step(Input::PollEnded(id, Outcome::Failed));
+    }
+
     pub(crate) fn brings(&mut self, ids: &[i64]) {
         self.ends(Outcome::Updates(ids.to_vec()));
     }
