@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ pub struct Server {
     bin: PathBuf,
     port: u16,
     owner: Option<Owner>,
-    running: Option<Running>,
+    running: Mutex<Option<Running>>,
     /// Locked while this process lives.
     _lock: fs::File,
 }
@@ -71,7 +71,7 @@ struct Owner {
 #[derive(Debug)]
 struct Running {
     pid: i32,
-    ended: Mutex<Receiver<std::io::Result<ExitStatus>>>,
+    ended: Receiver<std::io::Result<ExitStatus>>,
 }
 
 // === impl Server ===
@@ -91,7 +91,7 @@ impl Server {
         if let Some(owner) = owner {
             chown(dir.path(), Some(owner.uid), Some(owner.gid))?;
         }
-        let mut server = Self { dir, bin, port: 0, owner, running: None, _lock: lock };
+        let mut server = Self { dir, bin, port: 0, owner, running: Mutex::default(), _lock: lock };
         server.initialise(options)?;
         // The port is free when it is looked for; somebody else may take it before the server does.
         for attempt in 0.. {
@@ -135,7 +135,7 @@ impl Server {
     ///
     /// # Errors
     /// If it does not end.
-    pub fn stop(&mut self, how: Stop) -> Result<()> {
+    pub fn stop(&self, how: Stop) -> Result<()> {
         self.end(match how {
             Stop::Fast => Signal::INT,
             Stop::Immediate => Signal::QUIT,
@@ -146,9 +146,9 @@ impl Server {
     ///
     /// # Errors
     /// If one of them does not die.
-    pub fn kill(&mut self) -> Result<()> {
-        let Some(running) = &self.running else { return Ok(()) };
-        let members = family(running.pid);
+    pub fn kill(&self) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        let members = family(pid);
         for pid in &members {
             signal(*pid, Signal::KILL);
         }
@@ -160,17 +160,17 @@ impl Server {
 
     /// Freezes all its processes: connections stay open and nothing answers.
     pub fn freeze(&self) {
-        if let Some(running) = &self.running {
+        if let Some(pid) = self.pid() {
             // The postmaster first: it makes no new ones then.
-            signal(running.pid, Signal::STOP);
-            family(running.pid).into_iter().for_each(|pid| signal(pid, Signal::STOP));
+            signal(pid, Signal::STOP);
+            family(pid).into_iter().for_each(|pid| signal(pid, Signal::STOP));
         }
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        if let Some(running) = &self.running {
-            family(running.pid).into_iter().rev().for_each(|pid| signal(pid, Signal::CONT));
+        if let Some(pid) = self.pid() {
+            family(pid).into_iter().rev().for_each(|pid| signal(pid, Signal::CONT));
         }
     }
 
@@ -178,8 +178,8 @@ impl Server {
     ///
     /// # Errors
     /// If it does not start; what it logged is in the message.
-    pub fn start_again(&mut self) -> Result<()> {
-        ensure!(self.running.is_none(), "it runs already");
+    pub fn start_again(&self) -> Result<()> {
+        ensure!(self.pid().is_none(), "it runs already");
         let log = fs::File::create(self.dir.path().join("log"))?;
         // Should this process be killed, the kernel tells the server.
         let mut command = self.command("postgres", true);
@@ -196,23 +196,32 @@ impl Server {
             Err(e) => drop(started.send(Err(e))),
         })?;
         let pid = is_started.recv()?.context("starting postgres")?;
-        self.running = Some(Running { pid: i32::try_from(pid)?, ended: Mutex::new(is_ended) });
+        *self.running() = Some(Running { pid: i32::try_from(pid)?, ended: is_ended });
         self.await_ready()
     }
 
-    fn await_ready(&mut self) -> Result<()> {
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pid(&self) -> Option<i32> {
+        self.running().as_ref().map(|running| running.pid)
+    }
+
+    fn await_ready(&self) -> Result<()> {
         let status = self.data().join("postmaster.pid");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let Some(running) = &self.running else { bail!("it was stopped") };
-            if running.ends_within(Duration::from_millis(10)) {
-                self.running = None;
+            let mut running = self.running();
+            let Some(started) = &*running else { bail!("it was stopped") };
+            if started.ends_within(Duration::from_millis(10)) {
+                *running = None;
                 bail!("postgres ended:\n{}", self.log());
             }
             // The eighth line says so, for the process of the first line.
             let text = fs::read_to_string(&status).unwrap_or_default();
             let mut lines = text.lines();
-            let mine = lines.next() == Some(running.pid.to_string().as_str());
+            let mine = lines.next() == Some(started.pid.to_string().as_str());
             if mine && lines.nth(6).map(str::trim) == Some("ready") {
                 return Ok(());
             }
@@ -286,8 +295,8 @@ impl Server {
         command
     }
 
-    fn end(&mut self, with: Signal) -> Result<()> {
-        let Some(running) = self.running.take() else { return Ok(()) };
+    fn end(&self, with: Signal) -> Result<()> {
+        let Some(running) = self.running().take() else { return Ok(()) };
         signal(running.pid, with);
         if with != Signal::KILL {
             // A frozen server hears it when it goes on.
@@ -305,8 +314,7 @@ impl Server {
 
 impl Running {
     fn ends_within(&self, patience: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        !matches!(ended.recv_timeout(patience), Err(RecvTimeoutError::Timeout))
+        !matches!(self.ended.recv_timeout(patience), Err(RecvTimeoutError::Timeout))
     }
 }
 

@@ -20,7 +20,7 @@ async fn one(client: &Client, sql: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_survives_every_way_to_stop() {
-    let mut server = Server::start(&Options::default()).unwrap();
+    let server = Server::start(&Options::default()).unwrap();
     let uri = server.create_database("kept").unwrap();
     let client = connect(&uri).await.unwrap();
     client.batch_execute("CREATE TABLE t (n bigint)").await.unwrap();
