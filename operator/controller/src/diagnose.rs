@@ -303,6 +303,7 @@ mod tests {
             &waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"),
             &[],
             &spec(),
+            now(),
         )
         .unwrap();
         assert!(!found.missing_secret && found.message.contains("runAsUser"), "{}", found.message);
