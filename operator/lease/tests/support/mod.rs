@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 pub mod oracle;
+pub mod process;
 
 /// Longer than anything may take on a machine that builds at the same time.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -77,6 +77,19 @@ pub fn died(dir: &Path, who: &str, at: BootInstant) {
     file.write_all(format!("S {}\n", at.since_boot().as_nanos()).as_bytes()).unwrap();
 }
 
+/// Judges until as much has been written down as must have happened: the epochs, and in how many pieces they were led.
+pub async fn verdict(dir: &Path, epochs: &[i64], pieces: usize) -> Verdict {
+    let deadline = BootInstant::now() + super::PATIENCE;
+    loop {
+        let verdict = judge(dir);
+        if verdict.epochs == epochs && verdict.beliefs.len() == pieces {
+            return verdict;
+        }
+        assert!(BootInstant::now() < deadline, "not {epochs:?} in {pieces} pieces: {verdict:#?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Reads everything and judges it.
 pub fn judge(dir: &Path) -> Verdict {
     let mut beliefs = Vec::new();
