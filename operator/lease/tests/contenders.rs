@@ -153,13 +153,15 @@ async fn ten_contenders_under_random_faults() {
     };
     let mut contenders: Vec<_> = (0..10).map(|n| start(n, 0)).collect();
     until(&world.client, "all are there", "SELECT count(*) = 10 AND bool_and(ready) FROM pollux.candidate").await;
+    let lasting = "SELECT holder IS NOT NULL AND expires_at > clock_timestamp() FROM pollux.lease";
     for run in 1..=ROUNDS {
+        until(&world.client, "somebody leads", lasting).await;
         // Rather at the leader, where it hurts.
         let leader = world.holder().await.and_then(|(pod, _)| pod.strip_prefix('p')?.parse::<usize>().ok());
         let n = leader.filter(|_| random.random_bool(0.7)).unwrap_or_else(|| random.random_range(0..10));
         let pause = TTL.mul_f64(random.random_range(0.2..1.6));
-        match random.random_range(0..6) {
-            0 => {
+        match random.random_range(0..8) {
+            0 | 1 => {
                 let victim = std::mem::replace(&mut contenders[n], start(n, run));
                 let name = victim.name.clone();
                 let at = victim.kill();
@@ -167,22 +169,22 @@ async fn ten_contenders_under_random_faults() {
                     died(world.beliefs.path(), &name, at);
                 }
             }
-            1 => {
+            2 => {
                 contenders[n].freeze();
                 tokio::time::sleep(pause).await;
                 contenders[n].thaw();
             }
-            2 => {
+            3 => {
                 proxies[n].hang();
                 tokio::time::sleep(pause).await;
                 proxies[n].heal();
             }
-            3 => {
+            4 => {
                 proxies[n].cut();
                 tokio::time::sleep(pause / 2).await;
                 proxies[n].heal();
             }
-            4 => {
+            5 => {
                 let texts = ["pollux.renew(", "pollux.handover(", "pollux.takeover(", "pollux.acquire("];
                 proxies[n].lose_replies_to(texts[random.random_range(0..texts.len())], 1);
             }
@@ -190,7 +192,6 @@ async fn ten_contenders_under_random_faults() {
         }
         judge(world.beliefs.path());
     }
-    let lasting = "SELECT holder IS NOT NULL AND expires_at > clock_timestamp() FROM pollux.lease";
     until(&world.client, "somebody leads in the end", lasting).await;
     let verdict = judge(world.beliefs.path());
     println!("{} epochs, {} beliefs", verdict.epochs.len(), verdict.beliefs.len());

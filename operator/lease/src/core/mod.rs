@@ -67,6 +67,8 @@ mod giving;
 mod types;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use beats::Beats;
@@ -229,6 +231,12 @@ impl Core {
     /// How long a statement may take.
     pub(crate) fn patience(&self) -> Duration {
         (self.ttl() / 3).clamp(Duration::from_millis(300), Duration::from_millis(1500))
+    }
+
+    /// When the statement under way was sent.
+    #[cfg(test)]
+    pub(crate) fn in_flight_since(&self) -> Option<BootInstant> {
+        self.in_flight.as_ref().map(|(_, sent)| *sent)
     }
 
     /// Whether the row names this process: then reconnecting is urgent.
