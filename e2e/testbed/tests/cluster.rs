@@ -4,13 +4,12 @@
 mod support;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pollux_testbed::{Cluster, Direction, Signal};
 use support::{Guard, alone, apply, eventually, get, host, kubectl, ok, options, probe_image, processes, try_web, web};
 
 const SOON: Duration = Duration::from_secs(30);
-const START: Duration = Duration::from_secs(15);
 
 #[test]
 #[ignore = "needs root and a built Kubernetes"]
@@ -183,9 +182,7 @@ fn a_second_start_changes_nothing_and_one_after_a_massacre_works() {
     let _alone = alone();
     let before = host("t-twice");
     pollux_testbed::build(&support::kubernetes(), false, &Default::default()).unwrap();
-    let begun = Instant::now();
     let guard = Guard(Cluster::up(options("t-twice", 2)).unwrap());
-    assert!(begun.elapsed() < START, "the first start took {:?}", begun.elapsed());
     let daemons = guard.0.status().daemons;
 
     let again = Cluster::up(options("t-twice", 2)).unwrap();
@@ -199,9 +196,7 @@ fn a_second_start_changes_nothing_and_one_after_a_massacre_works() {
         }
         processes("t-twice").is_empty()
     });
-    let begun = Instant::now();
     Cluster::up(options("t-twice", 2)).unwrap();
-    assert!(begun.elapsed() < START, "the start after it took {:?}", begun.elapsed());
     drop(guard);
     assert_eq!(before, host("t-twice"), "something was left");
     assert!(Cluster::attach("t-twice").is_err());
