@@ -6,7 +6,7 @@
 //! | `POST /bots {token, username}` | adds a bot (again: no change) |
 //! | `POST /push {token, count, chat, kind}` | puts updates into the queue; answers their ids |
 //! | `POST /load {token, rate, burst, burst_every, chats, seed, seconds, count}` | starts a load; `DELETE /load?token=` ends it |
-//! | `POST /faults {token, method, kind, count, seconds, lane}` | adds a fault; `DELETE /faults?token=` removes all of them |
+//! | `POST /faults {token, method, kind, count, seconds, lane}` | adds a fault, for good without a count; `DELETE /faults?token=` removes all of them |
 //! | `POST /marks {text, kind, token, before, after}` | a named instant; kind `note`, `planned` or `crash` |
 //! | `POST /lanes {ip, pod}` | names a peer's address |
 //! | `GET /verdict`, `GET /verdict?token=` | the verdict; `window=` is the half width in seconds around a handover (5) |

@@ -129,7 +129,7 @@ pub struct Fault {
     /// What happens.
     pub kind: FaultKind,
     /// How many requests it strikes; none: until it is cleared.
-    #[serde(default = "once")]
+    #[serde(default)]
     pub count: Option<u32>,
     /// `retry_after` of a 429 (default 5 s), delay of `late` (default 5 s).
     #[serde(default, with = "secs::option", skip_serializing_if = "Option::is_none")]
@@ -141,10 +141,6 @@ pub struct Fault {
 
 fn any_method() -> String {
     "*".to_owned()
-}
-
-fn once() -> Option<u32> {
-    Some(1)
 }
 
 impl Fault {

@@ -108,6 +108,20 @@ async fn the_admin_port_does_what_the_library_does() {
 }
 
 #[tokio::test]
+async fn a_fault_without_a_count_strikes_until_it_is_removed() {
+    let emulator = emulator().await;
+    let (admin, url) = (emulator.admin_url(), emulator.url());
+    for fault in [json!({"token": TOKEN, "kind": "401"}), json!({"token": TOKEN, "kind": "401", "count": null})] {
+        assert_eq!(post(&admin, "/faults", &fault).await.0, 200);
+        for _ in 0..3 {
+            assert_eq!(call(&url, "getMe", "{}").await.status, 401);
+        }
+        assert_eq!(delete(&admin, &format!("/faults?token={TOKEN}")).await, 200);
+        assert_eq!(call(&url, "getMe", "{}").await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn the_admin_port_says_what_is_wrong() {
     let emulator = emulator().await;
     let admin = emulator.admin_url();
