@@ -187,7 +187,7 @@ async fn a_namespace_that_fails_does_not_keep_the_others_from_being_done() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_yet_is_waited_for() {
-    let mut postgres = Postgres::start();
+    let postgres = Postgres::start();
     let owner = postgres.owned_database().await;
     postgres.server.stop(Stop::Fast).expect("an end");
     let api = FakeApi::default();
