@@ -83,6 +83,7 @@ impl Bot {
             "botApi": {"url": api_url},
             "env": [{"name": "HANDLER_MS", "value": "100"}],
             "minReadySeconds": 1,
+            "podTemplate": {"spec": placement(&self.name)},
         })
     }
 
@@ -141,17 +142,33 @@ impl Bot {
         .await
     }
 
-    /// Waits until a condition has this reason, and gives its message.
-    pub(crate) async fn wait_reason(&self, kind: &str, reason: &str, limit: Duration) -> Result<String> {
-        until(&format!("{}'s condition {kind} to be {reason}", self.name), limit, || async {
+    /// Waits until a condition has one of these reasons, and gives its message.
+    pub(crate) async fn wait_reason(&self, kind: &str, reasons: &[&str], limit: Duration) -> Result<String> {
+        until(&format!("{}'s condition {kind} to be {reasons:?}", self.name), limit, || async {
             let status = self.status().await?;
             Ok(match condition(&status, kind) {
-                Some(c) if c["reason"] == reason => Look::Yes(c["message"].as_str().unwrap_or_default().to_owned()),
+                Some(c) if reasons.iter().any(|reason| c["reason"] == *reason) => {
+                    Look::Yes(c["message"].as_str().unwrap_or_default().to_owned())
+                }
                 other => Look::NotYet(format!("{other:?}")),
             })
         })
         .await
     }
+}
+
+/// On the nodes that faults hit, one pod of each version on each: so every fault has somebody to hit, and somebody to go on.
+fn placement(bot: &str) -> Value {
+    json!({
+        "nodeSelector": {"pollux.dev/testbed-role": "faulty"},
+        "topologySpreadConstraints": [{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"pollux.dev/bot": bot}},
+            "matchLabelKeys": ["pod-template-hash"],
+        }],
+    })
 }
 
 /// The condition of a type in a status.

@@ -81,7 +81,10 @@ async fn start(world: &World) -> Result<(Vec<Bot>, Vec<Plain>)> {
     for (index, library) in LIBRARIES.into_iter().enumerate() {
         let id = 2_000_000 + 10 * index as u32;
         let bot = world.bot(library.short(), library, id).await?;
-        bot.apply(&bot.spec(2, API_URL)).await?;
+        let mut spec = bot.spec(2, API_URL);
+        // Two nodes only, and one of them is drained: its pods must find room on the other.
+        spec["podTemplate"] = serde_json::json!({});
+        bot.apply(&spec).await?;
         bots.push(bot);
         plains.push(Plain::start(world, library, Strategy::RollingUpdate, id + 1).await?);
         plains.push(Plain::start(world, library, Strategy::Recreate, id + 2).await?);

@@ -59,7 +59,7 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         "envFrom": [{"configMapRef": {"name": "fields-env"}}],
         "resources": {"limits": {"memory": "201Mi"}},
         "serviceAccountName": "fields-account",
-        "podTemplate": {"metadata": {"labels": {"fields": "seen"}}, "spec": {"priority": null, "hostAliases": [{"ip": "127.0.0.1", "hostnames": ["fields.test"]}]}},
+        "podTemplate": {"metadata": {"labels": {"fields": "seen"}}, "spec": {"hostAliases": [{"ip": "127.0.0.1", "hostnames": ["fields.test"]}]}},
         "tokenSecretRef": {"name": "fields-other-token", "key": "other"},
         "lease": {"credentialsSecretRef": {"name": "fields-lease", "key": "dsn"}},
         "handover": {"drainTimeoutSeconds": 7},
@@ -150,8 +150,9 @@ async fn scale_and_suspend(world: &World, bot: &Bot) -> Result<()> {
 /// The image of the agent: one that does not exist is named, and the old pod goes on.
 async fn agent_image(world: &World, bot: &Bot) -> Result<()> {
     let before = bot.wait_ready(PATIENCE).await?;
-    bot.change(&json!({"agent": {"image": "ghcr.io/pollux-operator/no-such-agent:dev"}})).await?;
-    let message = bot.wait_reason("Progressing", "ImagePullBackOff", Duration::from_secs(30)).await?;
+    bot.change(&json!({"agent": {"image": "localhost:9/no-such-agent:dev"}})).await?;
+    let message =
+        bot.wait_reason("Progressing", &["ErrImagePull", "ImagePullBackOff"], Duration::from_secs(30)).await?;
     ensure!(message.contains("no-such-agent"), "the message does not name the image: {message}");
     bot.change(&json!({"agent": {"image": null}})).await?;
     let after = bot.wait_ready(PATIENCE).await?;

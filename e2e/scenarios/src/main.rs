@@ -13,6 +13,8 @@ mod tls;
 mod wait;
 mod world;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -41,10 +43,17 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
-    match Cli::parse().command {
+    let outcome = match Cli::parse().command {
         Command::Demo => demo::run().await,
         Command::E2e { only, keep, full } => suite::run(only.as_deref(), keep, full).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -18,8 +18,8 @@ const NAMED: Duration = Duration::from_secs(30);
 struct Mistake {
     what: &'static str,
     change: Value,
-    /// The condition that says so, and its reason.
-    condition: (&'static str, &'static str),
+    /// The condition that says so, and its reason (one of these).
+    condition: (&'static str, &'static [&'static str]),
     /// What the message must name.
     names: &'static str,
     mend: Value,
@@ -45,53 +45,53 @@ fn mistakes(bot: &Bot) -> Vec<Mistake> {
     vec![
         Mistake {
             what: "an image that does not exist",
-            change: json!({"image": "ghcr.io/pollux-operator/no-such-image:dev"}),
-            condition: ("Progressing", "ImagePullBackOff"),
+            change: json!({"image": "localhost:9/no-such-image:dev"}),
+            condition: ("Progressing", &["ErrImagePull", "ImagePullBackOff"]),
             names: "no-such-image",
             mend: json!({"image": image}),
         },
         Mistake {
             what: "a token Secret that does not exist",
             change: json!({"tokenSecretRef": {"name": "no-such-token"}}),
-            condition: ("SpecValid", "SecretMissing"),
+            condition: ("SpecValid", &["SecretMissing"]),
             names: "no-such-token",
             mend: token.clone(),
         },
         Mistake {
             what: "a key that the token Secret has not",
             change: json!({"tokenSecretRef": {"key": "no-such-key"}}),
-            condition: ("SpecValid", "SecretMissing"),
+            condition: ("SpecValid", &["SecretMissing"]),
             names: "no-such-key",
             mend: token,
         },
         Mistake {
             what: "a lease Secret that does not exist",
             change: json!({"lease": {"credentialsSecretRef": {"name": "no-such-lease"}}}),
-            condition: ("SpecValid", "SecretMissing"),
+            condition: ("SpecValid", &["SecretMissing"]),
             names: "no-such-lease",
             mend: json!({"lease": {"credentialsSecretRef": null}}),
         },
         Mistake {
             what: "a podTemplate that the API server refuses",
             change: json!({"podTemplate": {"spec": {"restartPolicy": "Sometimes"}}}),
-            condition: ("SpecValid", "PodTemplateInvalid"),
+            condition: ("SpecValid", &["PodTemplateInvalid"]),
             names: "restartPolicy",
-            mend: json!({"podTemplate": null}),
+            mend: json!({"podTemplate": {"spec": {"restartPolicy": null, "hostNetwork": null}}}),
         },
         Mistake {
             what: "a podTemplate that opens the gate to the node",
             change: json!({"podTemplate": {"spec": {"hostNetwork": true}}}),
-            condition: ("SpecValid", "PodTemplateInvalid"),
+            condition: ("SpecValid", &["PodTemplateInvalid"]),
             names: "hostNetwork",
-            mend: json!({"podTemplate": null}),
+            mend: json!({"podTemplate": {"spec": {"restartPolicy": null, "hostNetwork": null}}}),
         },
     ]
 }
 
 async fn made(world: &World, bot: &Bot, mistake: &Mistake) -> Result<()> {
     bot.change(&mistake.change).await?;
-    let (kind, reason) = mistake.condition;
-    let message = bot.wait_reason(kind, reason, NAMED).await?;
+    let (kind, reasons) = mistake.condition;
+    let message = bot.wait_reason(kind, reasons, NAMED).await?;
     ensure!(message.contains(mistake.names), "the message does not name {}: {message}", mistake.names);
     world.emulator.push(&bot.token, 5).await?;
     until("answers from the old pod", PATIENCE, || async {

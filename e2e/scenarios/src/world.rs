@@ -179,18 +179,22 @@ impl World {
     /// Waits until a Deployment's newest template runs in all its pods, and no older pod is left.
     pub(crate) async fn deployment_rolled_out(&self, namespace: &str, name: &str, limit: Duration) -> Result<()> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         until(&format!("the rollout of {name}"), limit, || async {
             let deployment = api.get(name).await?;
             let generation = deployment.metadata.generation;
-            let want = deployment.spec.and_then(|s| s.replicas).unwrap_or(1);
+            let spec = deployment.spec.context("a Deployment without a spec")?;
+            let want = spec.replicas.unwrap_or(1);
             let status = deployment.status.unwrap_or_default();
-            let terminating = status.terminating_replicas.unwrap_or(0);
+            let counts = [status.updated_replicas, status.available_replicas, status.replicas];
+            // A Deployment does not count the pods that are still handing over.
+            let labels = spec.selector.match_labels.unwrap_or_default();
+            let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let there = pods.list(&ListParams::default().labels(&selector.join(","))).await?.items.len();
             let done = status.observed_generation >= generation
-                && [status.updated_replicas, status.available_replicas, status.replicas]
-                    .iter()
-                    .all(|n| n.unwrap_or(0) == want)
-                && terminating == 0;
-            Ok(if done { Look::Yes(()) } else { Look::NotYet(format!("{status:?}")) })
+                && counts.iter().all(|count| count.unwrap_or(0) == want)
+                && there == usize::try_from(want)?;
+            Ok(if done { Look::Yes(()) } else { Look::NotYet(format!("{there} pods, {status:?}")) })
         })
         .await
     }
