@@ -25,6 +25,8 @@ struct State {
     mode: Mode,
     /// Requests that contain this lose their replies, this many times.
     losing: Option<(Vec<u8>, usize)>,
+    /// Notifications do not pass.
+    deaf: bool,
     lost: usize,
     pairs: BTreeMap<u64, [TcpStream; 2]>,
     next: u64,
@@ -109,6 +111,12 @@ impl Proxy {
         self.shared.lock().losing = Some((text.as_bytes().to_vec(), count));
     }
 
+    /// From now on new connections get no notifications: what a pooler does that gives each transaction another connection.
+    /// Without TLS only.
+    pub fn swallow_notifications(&self) {
+        self.shared.lock().deaf = true;
+    }
+
     /// How many replies were lost that way.
     pub fn lost(&self) -> usize {
         self.shared.lock().lost
@@ -162,8 +170,10 @@ impl Shared {
     fn copy(&self, id: u64, mut from: TcpStream, mut to: TcpStream, direction: Direction, swallow: &Mutex<bool>) {
         let mut buffer = vec![0; 64 * 1024];
         let mut swallowed = Vec::new();
+        let mut filter = (direction == Direction::Reply && self.lock().deaf).then(Messages::default);
         while let Ok(n @ 1..) = from.read(&mut buffer) {
-            let chunk = &buffer[..n];
+            let filtered = filter.as_mut().map(|filter| filter.without_notifications(&buffer[..n]));
+            let chunk = filtered.as_deref().unwrap_or(&buffer[..n]);
             if !self.passes(direction) {
                 break;
             }
@@ -205,6 +215,38 @@ impl Shared {
         let found = *count > 0 && chunk.windows(text.len()).any(|window| window == text.as_slice());
         *count -= usize::from(found);
         found
+    }
+}
+
+/// The server's messages, put together from what arrives.
+#[derive(Default)]
+struct Messages {
+    rest: Vec<u8>,
+    begun: bool,
+}
+
+impl Messages {
+    /// Passes whole messages on, but no notification (`A`).
+    fn without_notifications(&mut self, chunk: &[u8]) -> Vec<u8> {
+        self.rest.extend_from_slice(chunk);
+        let mut out = Vec::new();
+        // The answer to the question for TLS is a single letter.
+        if !self.begun && self.rest == [b'N'] {
+            self.begun = true;
+            return std::mem::take(&mut self.rest);
+        }
+        self.begun = true;
+        while let [kind, a, b, c, d, ..] = self.rest[..] {
+            let end = 1 + usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            if self.rest.len() < end {
+                break;
+            }
+            let message: Vec<u8> = self.rest.drain(..end).collect();
+            if kind != b'A' {
+                out.extend_from_slice(&message);
+            }
+        }
+        out
     }
 }
 

@@ -21,6 +21,8 @@ use crate::view::{DatabaseState, HandedOver, Role, View};
 
 /// How long signing off may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a notification that was sent may take.
+const ECHO: Duration = Duration::from_secs(2);
 /// How often a file lock that somebody has is tried.
 const LOCK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -37,6 +39,22 @@ pub(crate) struct Driver {
     pub(crate) ending: Vec<oneshot::Sender<()>>,
     pub(crate) end_by: Option<Instant>,
     pub(crate) attempts: u32,
+    pub(crate) probe: Probe,
+    pub(crate) own: mpsc::WeakUnboundedSender<Command>,
+}
+
+/// Whether notifications arrive. Nothing but trying tells: a pooler that gives each transaction another connection takes the
+/// LISTEN and is silent for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// Not tried yet.
+    Wanted,
+    /// One was sent on a connection of its own.
+    Sent,
+    /// One arrived.
+    Heard,
+    /// The one that was sent did not.
+    Unheard,
 }
 
 /// The way to PostgreSQL.
@@ -195,6 +213,16 @@ impl Driver {
             }
             Some(Command::Leave) => Event::Leave,
             Some(Command::FirstPoll(at)) => Event::FirstPoll(at),
+            Some(Command::Probed) => {
+                if self.probe != Probe::Sent {
+                    return Vec::new();
+                }
+                self.probe = Probe::Unheard;
+                warn!(
+                    "no notifications arrive: a transaction pooler is on the way; use its session mode, or the server itself"
+                );
+                Event::Blind
+            }
             Some(Command::Shutdown(done)) => {
                 self.ending.push(done);
                 self.end_by.get_or_insert(Instant::now() + GOODBYE);
@@ -213,8 +241,9 @@ impl Driver {
         match result {
             Ok((session, news)) => {
                 self.attempts = 0;
+                self.send_probe();
                 *link = Link::Up { session: std::sync::Arc::new(session), news, call: None, sent: None };
-                vec![Event::Up { wakes: true }]
+                vec![Event::Up { wakes: self.probe != Probe::Unheard }]
             }
             Err(e) => {
                 *link = Link::Down(self.next_attempt());
@@ -223,9 +252,36 @@ impl Driver {
         }
     }
 
+    /// Once in the life of the process: it costs a connection.
+    fn send_probe(&mut self) {
+        if self.probe != Probe::Wanted {
+            return;
+        }
+        self.probe = Probe::Sent;
+        let (file, own) = (self.database_file.clone(), self.own.clone());
+        let sql = format!("SELECT pg_notify('pollux_{}', '{}')", self.caller.bot.bot_id, self.caller.me.id.as_str());
+        tokio::spawn(async move {
+            let sent = async {
+                let (session, _news) = Session::open(&read_file(&file)?, "pollux-probe", ECHO).await?;
+                session.one(&sql, &[], ECHO).await
+            };
+            // Whether there was no connection left for it or PostgreSQL went away: then it says nothing.
+            let Ok(_) = sent.await else { return };
+            sleep(ECHO).await;
+            if let Some(own) = own.upgrade() {
+                let _ = own.send(Command::Probed);
+            }
+        });
+    }
+
     fn news(&mut self, news: Option<News>, link: &mut Link) -> Vec<Event> {
         match news {
-            Some(News::Notified(_)) => vec![Event::Woken],
+            Some(News::Notified(payload)) => {
+                if payload == self.caller.me.id.as_str() {
+                    self.probe = Probe::Heard;
+                }
+                vec![Event::Woken]
+            }
             Some(News::Ended(reason)) => self.down(reason, link),
             None => self.down("the connection was closed".to_owned(), link),
         }

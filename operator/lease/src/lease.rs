@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::{Core, Me};
-use crate::driver::Driver;
+use crate::driver::{Driver, Probe};
 use crate::identity::{BotKey, HolderId, Replica, TokenDigest};
 use crate::metrics::Metrics;
 use crate::statements::Caller;
@@ -53,6 +53,7 @@ pub(crate) enum Command {
     HandOver(HandOver, oneshot::Sender<HandedOver>),
     Leave,
     FirstPoll(BootInstant),
+    Probed,
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -78,6 +79,8 @@ impl Lease {
             ending: Vec::new(),
             end_by: None,
             attempts: 0,
+            probe: Probe::Wanted,
+            own: commands.downgrade(),
         };
         tokio::spawn(driver.run());
         Self { commands, view, metrics }

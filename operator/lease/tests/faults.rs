@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use pollux_lease::{BootInstant, Config, HandOver, HandedOver, Reason, Role};
+use pollux_lease::{BootInstant, Config, DatabaseState, HandOver, HandedOver, Reason, Role};
 use pollux_postgres::{Options, Proxy, Server, Stop};
 use support::oracle::{Recorder, verdict};
 use support::{Db, TTL, config, leads, ready, see, server, stands_by, until};
@@ -131,6 +131,32 @@ async fn an_order_that_never_arrived_is_made_void_by_a_new_epoch() {
     proxy.heal();
     assert_eq!(leads(&a).await, 2, "the pod stays, the bot is ready: it leads on, under another epoch");
     verdict(beliefs.path(), &[1, 2], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_notification_arrives_it_is_said_and_handovers_work_all_the_same() {
+    let db = Db::new().await;
+    let beliefs = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(server().port()).unwrap();
+    proxy.swallow_notifications();
+    let a = ready(behind(&proxy, &db, "a"));
+    Recorder::new(beliefs.path(), "a").follow(&a);
+    leads(&a).await;
+    let b = ready(behind(&proxy, &db, "b"));
+    Recorder::new(beliefs.path(), "b").follow(&b);
+    for agent in [&a, &b] {
+        see(agent, "it says so", |view| view.database == DatabaseState::Up { wakes: false }).await;
+    }
+    see(&a, "a sees its successor", |view| view.successor.is_some()).await;
+    let start = BootInstant::now();
+    assert_eq!(a.hand_over(order()).await, HandedOver::To { pod: "b".into(), epoch: 2 });
+    assert_eq!(leads(&b).await, 2);
+    let took = BootInstant::now() - start;
+    assert!(took < TTL / 2, "after {took:?}");
+    verdict(beliefs.path(), &[1, 2], 2).await;
+    // Where they do arrive it is known as well.
+    let c = db.agent("c");
+    see(&c, "it is woken", |view| view.database == DatabaseState::Up { wakes: true }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

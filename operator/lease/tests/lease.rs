@@ -79,6 +79,32 @@ async fn a_planned_handover_gives_the_lease_and_logs_drain_and_gap() {
     println!("gap {real:?}");
 }
 
+/// Not a test: prints how long handovers take here. `cargo test -p pollux-lease --test lease -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn how_long_a_handover_takes() {
+    let db = Db::new().await;
+    let mut agents = [db.agent("a"), db.agent("b")];
+    leads(&agents[0]).await;
+    stands_by(&agents[1]).await;
+    let mut took = Vec::new();
+    for _ in 0..200 {
+        let [from, to] = &agents;
+        from.expect_handover();
+        see(from, "a successor", |view| view.successor.is_some()).await;
+        // The time that a drain gives candidates to beat often.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let start = BootInstant::now();
+        let (outcome, _) = tokio::join!(from.hand_over(order()), leads(to));
+        assert!(outcome.to_pod().is_some());
+        let Role::Leader { since, .. } = to.view().borrow().role else { panic!("it leads") };
+        took.push(since - start);
+        agents.reverse();
+    }
+    took.sort();
+    println!("order → successor leads: p50 {:?}, p95 {:?}, max {:?}", took[100], took[190], took[199]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handover_to_another_revision_is_a_rollout() {
     let db = Db::new().await;

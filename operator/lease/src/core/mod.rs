@@ -199,6 +199,7 @@ impl Core {
             Event::Tick => {}
             Event::Up { wakes } => self.connected(wakes, now),
             Event::Down { error } => self.disconnected(error, now),
+            Event::Blind => self.wakes = false,
             Event::Woken => self.woken = self.woken.or(Some(now)),
             Event::Answered(answer) => self.answered(*answer, now, &mut actions),
             Event::Refused { error } => self.refused(error, now),

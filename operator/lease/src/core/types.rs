@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Down { error: String },
     /// A notification.
     Woken,
+    /// Notifications do not arrive on this connection.
+    Blind,
     /// The statement under way was answered.
     Answered(Box<Answer>),
     /// The statement under way was answered with an error: it had no effect.
