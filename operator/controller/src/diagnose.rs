@@ -43,6 +43,8 @@ const STUCK: [&str; 12] = [
     "SignatureValidationFailed",
 ];
 
+/// How long a pod may take to get its sandbox and its mounts before their failures count.
+const STARTING_SECONDS: i64 = 15;
 /// How long a bot may run before it is strange that it has not asked for updates.
 const SILENT_SECONDS: i64 = 20;
 
@@ -80,7 +82,7 @@ pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec, now: 
         return None;
     }
     let (reason, message) =
-        unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(events)).or_else(|| silent(pod, now))?;
+        unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(pod, events, now)).or_else(|| silent(pod, now))?;
     let (mend, missing_secret) = mend(&reason, &message, spec, &pod.namespace().unwrap_or_default());
     let message = match mend {
         Some(mend) => format!("pod {}: {}: {mend}", pod.name_any(), one_line(&message)),
@@ -132,8 +134,9 @@ fn silent(pod: &Pod, now: Timestamp) -> Option<(String, String)> {
         .then(|| (Reason::PodNotReady.to_string(), "its bot runs, but has not asked for updates".to_owned()))
 }
 
-/// The newest failed mount; one of ours before any other.
-fn mount(events: &[Event]) -> Option<(String, String)> {
+/// The newest failed mount; one of ours before any other. Something that is missing is said at once; other failures pass by
+/// themselves on a busy node, and count when they have not.
+fn mount(pod: &Pod, events: &[Event], now: Timestamp) -> Option<(String, String)> {
     let mut failed: Vec<_> = events
         .iter()
         .filter(|event| {
@@ -146,13 +149,15 @@ fn mount(events: &[Event]) -> Option<(String, String)> {
         (ours, time)
     });
     let event = failed.pop()?;
-    Some((event.reason.clone()?, event.message.clone().unwrap_or_default()))
+    let message = event.message.clone().unwrap_or_default();
+    let age = pod.creation_timestamp().map_or(0, |created| now.duration_since(created.0).as_secs());
+    (is_absence(&message) || age > STARTING_SECONDS).then_some((event.reason.clone()?, message))
 }
 
 /// What helps. The kubelet has no codes for these, only sentences; what is not recognised is shown as it is.
 fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (Option<String>, bool) {
     let volume = |name: &str| said.contains(&format!("for volume \"{name}\""));
-    let absent = said.contains("not found") || said.contains("non-existent") || said.contains("couldn't find key");
+    let absent = is_absence(said);
     if reason == "FailedMount" && absent {
         if volume(names::TOKEN_VOLUME) {
             let token = &spec.token_secret_ref;
@@ -203,6 +208,10 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
         _ => return (None, false),
     };
     (Some(mend.to_owned()), false)
+}
+
+fn is_absence(said: &str) -> bool {
+    ["not found", "non-existent", "couldn't find key"].iter().any(|words| said.contains(words))
 }
 
 fn one_line(text: &str) -> String {
@@ -349,5 +358,15 @@ mod tests {
         assert_eq!(found.reason, "PodNotReady");
         assert!(found.message.contains("TELEGRAM_API_ROOT"), "{}", found.message);
         assert_eq!(trouble(&started("2026-01-01T00:00:50Z"), &[], &spec(), now()), None, "it may still be starting");
+    }
+
+    #[test]
+    fn mount_that_succeeds_at_the_second_try_is_no_trouble() {
+        let said = "MountVolume.SetUp failed for volume \"pollux-token\" : failed to sync secret cache: timed out waiting for the condition";
+        let mut starting = pod(json!({"phase": "Pending"}));
+        starting.metadata.creation_timestamp = serde_json::from_value(json!("2026-01-01T00:00:55Z")).unwrap();
+        assert_eq!(trouble(&starting, &[event(said)], &spec(), now()), None);
+        starting.metadata.creation_timestamp = serde_json::from_value(json!("2026-01-01T00:00:30Z")).unwrap();
+        assert_eq!(trouble(&starting, &[event(said)], &spec(), now()).unwrap().reason, "FailedMount");
     }
 }

@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 
 /// What is logged unless POLLUX_LOG says otherwise. The client logs every answer that is not 200 as an error of its own; what
 /// of that is a failure is reported where it is known.
-const LOG: &str = "info,kube_client::client::builder=off";
+const LOG: &str = "info,kube_client::client::builder=off,refinery_core=warn";
 
 /// Everything that talks to others: logs, TLS, runtime.
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
