@@ -178,8 +178,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'request', (SELECT jsonb_build_object('id', r.id, 'toPod', r.to_pod)
                       FROM pollux.request r
                      WHERE r.cluster = c.cluster AND r.namespace = c.namespace AND r.name = c.name),
-        'heir', (SELECT jsonb_build_object('pod', h.pod, 'fresh', h.beat_at > clock_timestamp() - interval '300 ms')
-                   FROM pollux.successor(c, NULL, interval '3 s') h))
+        -- The best one that is surely alive; else the best one that probably is, which must not hide it.
+        'heir', coalesce(
+            (SELECT jsonb_build_object('pod', h.pod, 'fresh', true) FROM pollux.successor(c, NULL, interval '300 ms') h),
+            (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)))
       FROM pollux.lease l
       LEFT JOIN pollux.candidate c ON c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
      WHERE l.bot_id = b AND l.server = s

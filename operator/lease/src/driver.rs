@@ -79,7 +79,7 @@ enum Happened {
     Command(Option<Command>),
     Opened(Result<Open, Error>),
     News(Option<News>),
-    Called(Result<Answer, Error>),
+    Called(Box<Result<Answer, Error>>),
     Time,
     End,
 }
@@ -97,7 +97,7 @@ impl Driver {
                 Happened::Command(command) => self.command(command),
                 Happened::Opened(result) => self.opened(result, &mut link),
                 Happened::News(news) => self.news(news, &mut link),
-                Happened::Called(result) => self.called(result, &mut link),
+                Happened::Called(result) => self.called(*result, &mut link),
                 Happened::Time => self.time(&mut link),
             };
             let mut done = false;
@@ -388,7 +388,7 @@ async fn connection(link: &mut Link) -> Happened {
                 biased;
                 result = joined(running) => {
                     *call = None;
-                    Happened::Called(result)
+                    Happened::Called(Box::new(result))
                 }
                 news = news.recv() => Happened::News(news),
             },

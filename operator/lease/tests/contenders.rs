@@ -119,6 +119,23 @@ async fn a_frozen_leader_wakes_up_deposed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_that_has_just_died_does_not_hide_one_that_lives() {
+    let world = World::new().await;
+    let mut a = world.start("a", 0);
+    world.holds("a", 1).await;
+    // b would be preferred: it has been ready for longer.
+    let b = world.start("b", 0);
+    world.waits("b").await;
+    let _c = world.start("c", 0);
+    world.waits("c").await;
+    b.kill();
+    let outcome = a.hand_over();
+    assert!(outcome.contains("\"c\"") || outcome.contains("\"b\""), "{outcome}");
+    // A beat of b may have been younger than 300 ms; that costs the first, short grant.
+    until(&world.client, "c leads", "SELECT pod = 'c' FROM pollux.lease").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_ten_that_start_at_once_one_leads_and_a_handover_moves_it_to_another_one() {
     let world = World::new().await;
     let mut contenders: Vec<_> = (0..10).map(|n| world.start(&format!("p{n}"), 0)).collect();
@@ -140,7 +157,7 @@ async fn of_ten_that_start_at_once_one_leads_and_a_handover_moves_it_to_another_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_contenders_under_random_faults() {
     const TTL: Duration = Duration::from_secs(1);
-    const ROUNDS: usize = 40;
+    const ROUNDS: usize = 25;
     let seed: u64 = std::env::var("POLLUX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("POLLUX_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -157,9 +174,10 @@ async fn ten_contenders_under_random_faults() {
     for run in 1..=ROUNDS {
         until(&world.client, "somebody leads", lasting).await;
         // Rather at the leader, where it hurts.
-        let leader = world.holder().await.and_then(|(pod, _)| pod.strip_prefix('p')?.parse::<usize>().ok());
+        let before = world.holder().await;
+        let leader = before.clone().and_then(|(pod, _)| pod.strip_prefix('p')?.parse::<usize>().ok());
         let n = leader.filter(|_| random.random_bool(0.7)).unwrap_or_else(|| random.random_range(0..10));
-        let pause = TTL.mul_f64(random.random_range(0.2..1.6));
+        let pause = TTL.mul_f64(random.random_range(0.4..2.0));
         match random.random_range(0..8) {
             0 | 1 => {
                 let victim = std::mem::replace(&mut contenders[n], start(n, run));
@@ -189,6 +207,11 @@ async fn ten_contenders_under_random_faults() {
                 proxies[n].lose_replies_to(texts[random.random_range(0..texts.len())], 1);
             }
             _ => drop(contenders[n].hand_over()),
+        }
+        // What follows from it is part of it.
+        let calm = BootInstant::now() + TTL.mul_f64(1.3);
+        while leader == Some(n) && world.holder().await == before && BootInstant::now() < calm {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         judge(world.beliefs.path());
     }

@@ -138,6 +138,8 @@ impl Core {
             };
             self.gaps.extend(ended.map(|ended| (began, now - ended)));
             self.settle(outcome, actions);
+        } else if row.holder.as_deref() != Some(self.me.id.as_str()) || row.epoch != giving.epoch {
+            // An order that was given up has been carried out after all: `follow_giving` says which.
         } else if giving.order.only_to_successor {
             // The successor went away in this very moment. The order is void as soon as we have a new epoch.
             self.settle(HandedOver::Kept, actions);

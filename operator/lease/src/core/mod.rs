@@ -504,7 +504,8 @@ impl Core {
             return Some(Call::Renew { epoch, renew_seq, ttl: self.ttl(), sign: self.sign(now) });
         }
         self.wake_by(self.renew_at);
-        (expected != self.expecting).then_some(Call::Expect { epoch, expected: self.expecting })
+        let wanted = self.expecting || self.giving.is_some();
+        (expected != wanted).then_some(Call::Expect { epoch, expected: wanted })
     }
 
     fn sending(&mut self, call: &Call, now: BootInstant) {
