@@ -186,7 +186,7 @@ impl Facts for App {
             epoch: (view.epoch > 0).then_some(view.epoch),
             lease_remaining_seconds: fence(&view.role).filter(|_| leads).map(|f| (f - now).as_secs_f64()),
             heartbeat_age_seconds: view.last_answer.map(age),
-            idle_seconds: None,
+            idle_seconds: self.inner.gate.get().and_then(Gate::last_activity).map(age),
             last_takeover: self.inner.last_takeover.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             database: Database { up: view.database.is_up(), error: view.database.error().map(str::to_owned) },
             holder: view.holder.map(|holder| health::Holder {

@@ -33,45 +33,71 @@ async fn a_pod_that_dies_is_followed_within_the_ttl() {
 #[tokio::test]
 async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
     let world = World::new().await;
-    let (one, two) = world.pair(Acks::Afterwards).await;
+    let one = world.replica("echo-1", Acks::Afterwards).await;
+    one.agent.until_leader().await;
     world.load(6);
     world.answered(20).await;
-    let before = one.agent.health().await["epoch"].as_i64().unwrap();
     let pod = one.agent.pod.clone();
     world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent"));
     let killed = Instant::now();
     one.agent.kill().await;
     let again = pod.start();
     let health = again.until_leader().await;
-    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
-    assert_eq!(health["lastTakeover"]["reason"], "pod");
-    assert_eq!(health["epoch"].as_i64().unwrap(), before + 1, "another life is another epoch");
+    // Its TTL has not passed: the file lock of its pod told that the former process is dead.
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}\n{}", killed.elapsed(), again.log());
+    assert!(health["epoch"].as_i64().unwrap() > 1, "another life is another epoch: {health}");
     world.settled().await;
-    assert_eq!(two.agent.health().await["role"], "PASSIVE");
     let verdict = world.verdict();
     assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
 }
 
 #[tokio::test]
-async fn a_bot_that_dies_is_followed_at_once() {
+async fn nobody_waits_for_the_ttl_of_an_agent_that_is_restarted_in_place() {
     let world = World::new().await;
     let (one, two) = world.pair(Acks::Afterwards).await;
+    world.load(6);
+    world.answered(20).await;
+    let pod = one.agent.pod.clone();
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent"));
+    let killed = Instant::now();
+    one.agent.kill().await;
+    let again = pod.start();
+    // The one whose bot asks first leads: the restarted one, or the other one, to which it then gives way.
+    while !again.leads().await && !two.agent.leads().await {
+        assert!(killed.elapsed() < Duration::from_secs(2), "{}\n{}", again.log(), two.agent.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.settled().await;
+    let verdict = world.verdict();
+    assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
+    assert!(verdict.open_polls_max_crash.max(verdict.open_polls_max) <= 1, "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn a_bot_that_dies_is_followed_at_once() {
+    let world = World::new().await;
+    let (one, two) = world.pair(Acks::First).await;
     world.load(4);
     world.answered(20).await;
     world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the bot"));
     let killed = Instant::now();
     one.bot.kill().await;
-    two.agent.until_leader().await;
+    while !two.agent.leads().await {
+        assert!(killed.elapsed() < Duration::from_secs(5), "{}\n{}", one.agent.log(), two.agent.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let silent = killed.elapsed();
     assert!(silent < Duration::from_secs(1), "{silent:?}\n{}", one.agent.log());
-    world.settled().await;
+    world.served().await;
+    // What it had acknowledged and not answered died with it, as it would without Pollux; nothing else did.
     let verdict = world.verdict();
-    assert_eq!(verdict.counts.lost + verdict.crash.lost, 0, "{verdict:#?}");
+    assert!(verdict.counts.lost == 0 && verdict.crash.lost <= 10, "{verdict:#?}");
+    assert_eq!((verdict.counts.dup, verdict.crash.dup), (0, 0), "{verdict:#?}");
     assert_eq!(one.agent.lines("handed over")[0]["trigger"], "BotGone");
     assert_eq!(one.agent.health().await["role"], "PASSIVE");
 
     // The bot's container is restarted: the pod is a candidate again.
-    let _bot = world.bot(&one.agent.pod, Acks::Afterwards);
+    let _bot = world.bot(&one.agent.pod, Acks::First);
     one.agent.until_standby().await;
     two.bot.kill().await;
     one.agent.until_leader().await;
@@ -100,7 +126,6 @@ async fn a_restarted_agent_whose_bot_does_not_come_back_gives_the_lease_away() {
     let pod = one.agent.pod.clone();
     one.agent.kill().await;
     one.bot.kill().await;
-    let again = pod.start();
+    let _again = pod.start();
     two.agent.until("leader", TTL / 2, |h| h["role"] == "ACTIVE").await;
-    assert_eq!(again.lines("handed over").len(), 1, "{}", again.log());
 }

@@ -12,7 +12,7 @@ async fn bots_notice_nothing_of_a_database_that_is_away_but_silence() {
     world.load(2 * TTL.as_secs() + 10);
     world.answered(20).await;
 
-    world.postgres().stop().await;
+    world.stop_postgres().await;
     let stopped = Instant::now();
     let health = one.agent.until("standing by", TTL + Duration::from_secs(2), |h| h["role"] == "PASSIVE").await;
     assert!(stopped.elapsed() > TTL / 2, "the lease is used until its fence: {:?}", stopped.elapsed());
@@ -30,7 +30,7 @@ async fn bots_notice_nothing_of_a_database_that_is_away_but_silence() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    world.postgres().start_again().await;
+    world.start_postgres_again().await;
 
     let began = Instant::now();
     while !one.agent.leads().await && !two.agent.leads().await {
@@ -46,7 +46,7 @@ async fn bots_notice_nothing_of_a_database_that_is_away_but_silence() {
 async fn a_pod_that_ends_while_the_database_is_away_ends_in_time() {
     let world = World::new().await;
     let (mut one, _two) = world.pair(Acks::Afterwards).await;
-    world.postgres().stop().await;
+    world.stop_postgres().await;
     let (status, said, took) = one.agent.pod.exec("drain").await;
     assert!(status.success(), "{said}");
     assert!(took < Duration::from_secs(10), "{took:?} {said}");

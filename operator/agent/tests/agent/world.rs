@@ -3,12 +3,13 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pollux_botapi::{BotVerdict, Emulator, Load, Options};
 use pollux_lease::Database;
 use pollux_lease::admin::Admin;
-use pollux_postgres::Postgres;
+use pollux_postgres::{Server, Stop};
 use tempfile::TempDir;
 
 use crate::bot::{Acks, Bot};
@@ -30,7 +31,7 @@ pub(crate) struct World {
     pub(crate) token_file: PathBuf,
     pub(crate) uri_file: PathBuf,
     pub(crate) dir: TempDir,
-    postgres: Option<Postgres>,
+    postgres: Option<Arc<Server>>,
 }
 
 /// A pod that runs: an agent and its bot.
@@ -40,7 +41,7 @@ pub(crate) struct Replica {
 }
 
 /// Sets the database up as an administrator does and returns the URI of a role for agents.
-async fn agents_uri(postgres: &Postgres) -> String {
+async fn agents_uri(postgres: &Server) -> String {
     let owner = Database::parse(&postgres.uri()).unwrap();
     let mut admin = Admin::connect(&owner).await.unwrap();
     admin.migrate().await.unwrap();
@@ -57,15 +58,20 @@ pub(crate) async fn eventually(what: &str, mut wanted: impl FnMut() -> bool) {
     }
 }
 
+/// The emulator lives in the test's own thread, so nobody may hold that up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
 // === impl World ===
 
 impl World {
     /// With a database.
     pub(crate) async fn new() -> Self {
         let mut world = Self::without_database().await;
-        let postgres = Postgres::start().await;
+        let postgres = blocking(|| Server::start(&pollux_postgres::Options::default()).unwrap()).await;
         std::fs::write(&world.uri_file, agents_uri(&postgres).await).unwrap();
-        world.postgres = Some(postgres);
+        world.postgres = Some(Arc::new(postgres));
         world
     }
 
@@ -82,8 +88,16 @@ impl World {
         Self { emulator, token, token_file, uri_file, dir, postgres: None }
     }
 
-    pub(crate) fn postgres(&self) -> &Postgres {
-        self.postgres.as_ref().expect("a world with a database")
+    /// Stops the database, in an orderly way.
+    pub(crate) async fn stop_postgres(&self) {
+        let postgres = self.postgres.clone().expect("a world with a database");
+        blocking(move || postgres.stop(Stop::Fast).unwrap()).await;
+    }
+
+    /// Starts it again.
+    pub(crate) async fn start_postgres_again(&self) {
+        let postgres = self.postgres.clone().expect("a world with a database");
+        blocking(move || postgres.start_again().unwrap()).await;
     }
 
     /// A pod that was scheduled; nothing of it runs yet.
@@ -148,6 +162,15 @@ impl World {
         assert!(loaded, "the load does not end");
         let settled = self.emulator.settled(Some(&self.token), PATIENCE, None).await.unwrap();
         assert!(settled.settled, "{settled:?}");
+    }
+
+    /// Waits until everything that was sent is confirmed; what a bot's death lost stays unanswered.
+    pub(crate) async fn served(&self) {
+        let loaded = self.emulator.until(PATIENCE, |e| !e.loading(&self.token)).await;
+        assert!(loaded, "the load does not end");
+        let quiet = Some(Duration::from_secs(2));
+        let settled = self.emulator.settled(Some(&self.token), PATIENCE, quiet).await.unwrap();
+        assert_eq!(settled.pending, 0, "{settled:?}");
     }
 
     pub(crate) fn verdict(&self) -> BotVerdict {
