@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::answer;
 use crate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
-use crate::fence::Fence;
+use crate::fence::{self, Fence};
 use crate::link::{Job, Link, LinkEvent};
 use crate::metrics::Metrics;
 use crate::upstream::{HttpClient, Origin, Tokens};
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) test_dc: AtomicBool,
     /// The last good answer to `getMe`.
     pub(crate) get_me: crate::get_me::Memory,
+    /// The last delivery or completed call, as the fence counts; 0: none yet.
+    pub(crate) last_activity: AtomicU64,
     /// Stop accepting, finish what was begun.
     pub(crate) stopping: CancellationToken,
 }
@@ -264,6 +266,8 @@ impl Driver {
     fn publish(&mut self) {
         let status = self.core.status(self.identity.clone(), BootInstant::now());
         self.shared.metrics.unconfirmed(self.core.unacknowledged());
+        let active = self.core.last_activity().map_or(0, fence::nanos);
+        self.shared.last_activity.store(active, Ordering::Relaxed);
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             *known = status;

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use pollux_clock::BootInstant;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -14,7 +15,7 @@ use url::Url;
 
 use crate::core::Input;
 use crate::driver::{Driver, Message, Shared};
-use crate::fence::Fence;
+use crate::fence::{self, Fence};
 use crate::metrics::Metrics;
 use crate::upstream::{Origin, Tokens};
 use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, server};
@@ -88,6 +89,7 @@ impl Gate {
             metrics: Metrics::new(),
             test_dc: AtomicBool::new(false),
             get_me: get_me::Memory::default(),
+            last_activity: AtomicU64::new(0),
             stopping: CancellationToken::new(),
         });
         let stopped = CancellationToken::new();
@@ -139,6 +141,12 @@ impl Gate {
     /// What happens from now on. A receiver that is 64 events late loses the oldest.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// The last delivery to the bot or completed call of it. Not part of [`Status`]: it changes with every call.
+    pub fn last_activity(&self) -> Option<BootInstant> {
+        let nanos = self.shared.last_activity.load(Ordering::Relaxed);
+        (nanos > 0).then(|| fence::instant(nanos))
     }
 
     /// Stops delivering, waits until the bot has finished, confirms at Telegram (R32 steps 1-3). The lease must still be

@@ -140,6 +140,11 @@ impl Core {
         self.work.unacknowledged()
     }
 
+    /// The last delivery to the bot or completed call of it.
+    pub fn last_activity(&self) -> Option<BootInstant> {
+        self.work.last_activity()
+    }
+
     fn handle(&mut self, input: Input, now: BootInstant) {
         match input {
             Input::Leadership(leadership) => self.lead(leadership, now),

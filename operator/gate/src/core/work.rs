@@ -107,7 +107,7 @@ impl Work {
     }
 
     /// The later of the last delivery and the last completed call.
-    fn last_activity(&self) -> Option<BootInstant> {
+    pub(super) fn last_activity(&self) -> Option<BootInstant> {
         self.last_delivery.max(self.last_call)
     }
 

@@ -11,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pollux_botapi::{Fault, FaultKind};
+use pollux_clock::BootInstant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -55,13 +56,17 @@ async fn echo() -> (String, mpsc::UnboundedReceiver<Bytes>) {
 async fn r22_r24_a_standby_passes_calls_and_counts_them() {
     let emulator = emulator().await;
     let rig = Rig::new(&emulator.url()).await;
+    assert_eq!(rig.gate.last_activity(), None);
     let late = Fault::new("sendMessage", FaultKind::Late).seconds(Duration::from_millis(300));
     emulator.fault(TOKEN, late).unwrap();
     let mut bot = rig.bot().await;
     let calling = tokio::spawn(async move { bot.call("sendMessage", "chat_id=1&text=hi").await });
     rig.until("in flight", |status| status.calls_in_flight == 1).await;
     assert_eq!(calling.await.unwrap().json()["ok"], true);
+    let before = BootInstant::now();
     rig.until("done", |status| status.calls_in_flight == 0).await;
+    let active = rig.gate.last_activity().expect("a call was completed");
+    assert!(before - active < Duration::from_secs(5));
 }
 
 #[tokio::test]
