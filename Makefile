@@ -109,7 +109,7 @@ need-unit:
 
 need-cluster:
 	@$(NEED) "iproute2=nodes are network namespaces" "iptables=kube-proxy, and faults that cut a node off" "conntrack=kube-proxy" \
-	  "gcc=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp" \
+	  "gcc=runc is built with cgo" "libc6-dev=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp" \
 	  "buildah=images are built without a Docker engine" "mmdebstrap=the root of the bots' images is a Debian"
 
 $(DENY):

@@ -101,14 +101,6 @@ impl Leadership {
             let _ = tokio::time::timeout(left, self.0.changed()).await;
         }
     }
-
-    /// Leadership that is never lost: for tests and for runs without a cluster.
-    #[cfg(test)]
-    pub(crate) fn forever() -> Self {
-        let (sender, receiver) = watch::channel(BootInstant::now() + Duration::from_secs(86_400));
-        std::mem::forget(sender);
-        Self(receiver)
-    }
 }
 
 // === impl Election ===

@@ -52,10 +52,6 @@ fn fresh(spec: Value) -> Observed {
     }
 }
 
-fn owned() -> Value {
-    json!([{"apiVersion": "pollux.dev/v1alpha1", "kind": "TelegramBot", "name": "echo", "uid": UID, "controller": true}])
-}
-
 fn stored(observed: &Observed) -> Vec<Stored> {
     observed.revisions.iter().filter_map(Stored::read).collect()
 }
