@@ -68,9 +68,10 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         "agent": {"logLevel": "debug", "resources": {"limits": {"memory": "63Mi"}}},
     }))
     .await?;
-    let leader = bot.wait_ready(PATIENCE).await?;
+    bot.wait_ready(PATIENCE).await?;
     world.deployment_rolled_out(BOTS, &bot.name, PATIENCE).await?;
     let pod = only_pod(world, bot).await?;
+    let pod_name = pod.metadata.name.context("a pod without a name")?;
     let spec = pod.spec.context("a pod without a spec")?;
     let labels = pod.metadata.labels.unwrap_or_default();
     ensure!(labels.get("fields").is_some_and(|v| v == "seen"), "podTemplate: the pod's labels are {labels:?}");
@@ -92,7 +93,7 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         container.image_pull_policy
     );
 
-    let name = PodName::new(BOTS, &leader.pod);
+    let name = PodName::new(BOTS, &pod_name);
     let (commandline, environ) = process(world, &name, "bot").await?;
     ensure!(
         commandline.ends_with(&["node".into(), "bot.mjs".into(), "--seen-by-the-process".into()]),
@@ -106,7 +107,7 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         let found = memory_limit(world, &name, container).await?;
         ensure!(found == limit, "memory limit of {container}: {found}, expected {limit}");
     }
-    let agent = world.run("kubectl", &["logs", "-n", BOTS, &leader.pod, "-c", "agent"]).await?;
+    let agent = world.run("kubectl", &["logs", "-n", BOTS, &pod_name, "-c", "agent"]).await?;
     ensure!(agent.contains("DEBUG"), "logLevel debug, but the agent's log has no such line");
     ensure!(!agent.contains("e2e-canary"), "the token is in the agent's log");
     Ok(())
