@@ -418,7 +418,8 @@ fn only_to_a_successor_means_that_nothing_is_sent_while_there_is_none() {
 fn only_to_a_successor_that_is_alive() {
     let mut rig = Rig::leading();
     rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
-    let with = |fresh| Answer { heir: Some(Heir { pod: "b".into(), fresh }), ..answer(true, row(Some("me"), 1, 1)) };
+    let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
+    let with = |fresh| Answer { heir: Some(Heir { pod: "b".into(), fresh }), ..answer(true, expected.clone()) };
     rig.answered(with(false));
     assert_eq!(rig.sent, Some(Call::Look));
     rig.answered(with(true));
