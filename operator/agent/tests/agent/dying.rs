@@ -13,7 +13,7 @@ async fn a_pod_that_dies_is_followed_within_the_ttl() {
     let (one, two) = world.pair(Acks::Afterwards).await;
     world.load(TTL.as_secs() + 4);
     world.answered(20).await;
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the pod"));
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the pod")).unwrap();
     let killed = Instant::now();
     one.bot.kill().await;
     one.agent.kill().await;
@@ -38,7 +38,7 @@ async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
     world.load(6);
     world.answered(20).await;
     let pod = one.agent.pod.clone();
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent"));
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent")).unwrap();
     let killed = Instant::now();
     one.agent.kill().await;
     let again = pod.start();
@@ -58,7 +58,7 @@ async fn nobody_waits_for_the_ttl_of_an_agent_that_is_restarted_in_place() {
     world.load(6);
     world.answered(20).await;
     let pod = one.agent.pod.clone();
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent"));
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent")).unwrap();
     let killed = Instant::now();
     one.agent.kill().await;
     let again = pod.start();
@@ -79,7 +79,7 @@ async fn a_bot_that_dies_is_followed_at_once() {
     let (one, two) = world.pair(Acks::First).await;
     world.load(4);
     world.answered(20).await;
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the bot"));
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the bot")).unwrap();
     let killed = Instant::now();
     one.bot.kill().await;
     while !two.agent.leads().await {
