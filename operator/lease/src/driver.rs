@@ -21,6 +21,8 @@ use crate::view::{DatabaseState, HandedOver, Role, View};
 
 /// How long signing off may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// What the schema takes is twice this: its text is spaced more widely.
+const LONGEST_REPORT: usize = 8 * 1024;
 /// How long a notification that was sent may take.
 const ECHO: Duration = Duration::from_secs(2);
 /// How often a file lock that somebody has is tried.
@@ -198,7 +200,14 @@ impl Driver {
     fn command(&mut self, command: Option<Command>) -> Vec<Event> {
         vec![match command {
             Some(Command::Ready(ready)) => Event::Ready(ready),
-            Some(Command::Report(report)) => Event::Report(report),
+            Some(Command::Report(report)) => {
+                let length = report.to_string().len();
+                if length > LONGEST_REPORT {
+                    warn!(length, "a report that is too long is not sent");
+                    return Vec::new();
+                }
+                Event::Report(report)
+            }
             Some(Command::Token(token)) => {
                 if token == self.caller.token {
                     return Vec::new();

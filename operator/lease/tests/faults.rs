@@ -221,6 +221,26 @@ async fn a_commit_that_a_standby_did_not_confirm_is_no_success() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_became_read_only_is_left() {
+    let db = Db::new().await;
+    let a = db.agent("a");
+    leads(&a).await;
+    let client = db.client().await;
+    let sessions =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pollux-agent'";
+    // What a former primary is after a failover.
+    client.batch_execute(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", db.name)).await.unwrap();
+    client.query(&format!("SELECT pg_terminate_backend(pid) FROM ({sessions}) s"), &[]).await.unwrap();
+    let view = see(&a, "it says so", |view| view.database.error().is_some_and(|e| e.contains("read-only"))).await;
+    assert_eq!(view.epoch, 1);
+    client.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+    client.batch_execute(&format!("ALTER DATABASE {} RESET default_transaction_read_only", db.name)).await.unwrap();
+    // The new connections that it makes are the proof: on the old one it would be read-only for ever.
+    see(&a, "it is back", |view| view.database.is_up()).await;
+    assert_eq!(leads(&a).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_database_freezes_nobody_else() {
     let server = Server::start(&Options::default()).unwrap();
     let db = Db::on(&server).await;

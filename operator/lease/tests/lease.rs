@@ -4,11 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use pollux_lease::{BootInstant, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest};
+use pollux_lease::{BootInstant, DatabaseState, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest};
 use serde_json::json;
 use support::{Db, PATIENCE, TOKEN, TTL, config, leads, ready, see, stands_by, until};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_postgres::{AsyncMessage, NoTls};
 
 /// An agent that can be killed without leaving the process: its tasks end where they stand, and its files are closed.
 struct Mortal {
@@ -77,6 +78,37 @@ async fn a_planned_handover_gives_the_lease_and_logs_drain_and_gap() {
     let takeover = b.view().borrow().takeover.clone().unwrap();
     assert_eq!((takeover.from.as_deref(), takeover.evidence), (Some("a"), Evidence::Handover));
     println!("gap {real:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_notify_nobody_and_stay_heap_only() {
+    let db = Db::new().await;
+    let a = db.agent("a");
+    leads(&a).await;
+    see(&a, "the lease is at rest", |view| matches!(view.database, DatabaseState::Up { .. })).await;
+    let (client, mut connection) = tokio_postgres::connect(&db.owner, NoTls).await.unwrap();
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(n) = message {
+                let _ = heard.send(n.payload().to_owned());
+            }
+        }
+    });
+    client.batch_execute("LISTEN pollux; LISTEN pollux_4242").await.unwrap();
+    let seq: i64 = client.query_one("SELECT renew_seq FROM pollux.lease", &[]).await.unwrap().get(0);
+    until(&client, "it renews", &format!("SELECT renew_seq > {} FROM pollux.lease", seq + 5)).await;
+    client.batch_execute("NOTIFY pollux, 'mine'").await.unwrap();
+    // The agent's own first notification, by which it finds out that they arrive, may come first.
+    loop {
+        match timeout(PATIENCE, hears.recv()).await.expect("the last one arrives").unwrap().as_str() {
+            "mine" => break,
+            payload => assert!(payload.len() == 32 && payload.bytes().all(|b| b.is_ascii_hexdigit()), "{payload}"),
+        }
+    }
+    let heap_only =
+        "SELECT n_tup_upd >= 6 AND n_tup_upd = n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'lease'";
+    until(&client, "updates are heap-only", heap_only).await;
 }
 
 /// Not a test: prints how long handovers take here. `cargo test -p pollux-lease --test lease -- --ignored --nocapture`

@@ -63,7 +63,9 @@ use crate::view::{DatabaseState, Evidence, Holder, Role, Settings, Takeover, Vie
 
 mod beats;
 mod candidate;
+mod connection;
 mod giving;
+mod next;
 mod types;
 
 #[cfg(test)]
@@ -289,54 +291,6 @@ impl Core {
         self.lead = self.lead.filter(|lead| now < lead.fence);
     }
 
-    // === the connection ===
-
-    fn connected(&mut self, wakes: bool, now: BootInstant) {
-        self.connected = true;
-        self.wakes = wakes;
-        self.database = DatabaseState::Up { wakes };
-        self.hold_off = None;
-        self.in_flight = None;
-        self.renew_at = now;
-        self.grace_after_outage(now);
-        // What was said last may be lost with the server's last unflushed commits.
-        self.beats.again();
-    }
-
-    fn disconnected(&mut self, error: String, now: BootInstant) {
-        self.connected = false;
-        self.outage = true;
-        self.fault(error, now);
-        if let (Some((Call::Handover { .. }, _)), Some(giving)) = (self.in_flight.take(), &mut self.giving) {
-            giving.maybe_done = true;
-        }
-    }
-
-    /// The statement was answered with an error: it had no effect.
-    fn refused(&mut self, error: String, now: BootInstant) {
-        const FIRST: Duration = Duration::from_millis(50);
-        const LAST: Duration = Duration::from_secs(2);
-        if let Some((Call::Gap { .. }, _)) = self.in_flight.take() {
-            self.gaps.pop_front(); // nice to have, not worth a second try
-        }
-        self.beats.again();
-        self.renew_at = now;
-        let pause = self.hold_off.map_or(FIRST, |(_, last)| (last * 2).min(LAST));
-        self.hold_off = Some((now + pause, pause));
-        // One hiccup (a lock that was waited for too long) is not worth a word.
-        if pause > FIRST {
-            self.fault(error, now);
-        }
-    }
-
-    fn fault(&mut self, error: String, now: BootInstant) {
-        let since = match &self.database {
-            DatabaseState::Down { since, .. } => *since,
-            _ => now,
-        };
-        self.database = DatabaseState::Down { error, since };
-    }
-
     // === answers ===
 
     fn answered(&mut self, answer: Answer, now: BootInstant, actions: &mut Vec<Action>) {
@@ -426,127 +380,6 @@ impl Core {
     /// Whether this process may begin to lead under `epoch`, which it already holds.
     fn can_start(&self, epoch: i64) -> bool {
         self.ready && !self.ending && self.leaving.is_none_or(|left| epoch <= left)
-    }
-
-    // === what to do next ===
-
-    fn decide(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
-        self.wake_at = None;
-        self.tell_in_time(now, actions);
-        if self.ending && !self.connected {
-            return actions.push(Action::Done);
-        }
-        if self.in_flight.is_some() || !self.connected || actions.contains(&Action::Done) {
-            return;
-        }
-        if let Some((until, _)) = self.hold_off.filter(|(until, _)| now < *until) {
-            return self.wake_by(until);
-        }
-        if let Some(call) = self.next_call(now, actions) {
-            self.sending(&call, now);
-            actions.push(Action::Send(call.clone()));
-            self.in_flight = Some((call, now));
-        }
-    }
-
-    fn next_call(&mut self, now: BootInstant, actions: &mut Vec<Action>) -> Option<Call> {
-        if self.rotating {
-            return Some(Call::Rotate);
-        }
-        // Everything else concerns the row of an agent that is known.
-        if !self.registered || self.row.is_none() {
-            return Some(self.beat(now));
-        }
-        if let Some(call) = self.give(now, actions) {
-            return Some(call);
-        }
-        if let Some(call) = self.renewal(now) {
-            return Some(call);
-        }
-        if self.ending && self.giving.is_none() {
-            return Some(Call::Depart);
-        }
-        if self.beats.dirty {
-            return Some(self.beat(now));
-        }
-        if self.woken.is_some() {
-            return Some(Call::Look);
-        }
-        if let Some(call) = self.candidacy(now) {
-            return Some(call);
-        }
-        if let Some((epoch, gap)) = self.gaps.front() {
-            return Some(Call::Gap { epoch: *epoch, gap: *gap });
-        }
-        let due = self.beats.last + self.beat_interval();
-        if self.holds_open() {
-            return None; // the renewal is its beat
-        }
-        if now < due {
-            self.wake_by(due);
-            return None;
-        }
-        Some(self.beat(now))
-    }
-
-    /// Whether this process holds the lease under an epoch that it has not given up.
-    fn holds_open(&self) -> bool {
-        self.row.as_ref().is_some_and(|row| self.is_me(row) && row.epoch > self.ended)
-    }
-
-    fn renewal(&mut self, now: BootInstant) -> Option<Call> {
-        if !self.holds_open() {
-            return None;
-        }
-        let row = self.row.as_ref()?;
-        let (epoch, renew_seq, expected) = (row.epoch, row.renew_seq, row.handover_expected);
-        if now >= self.renew_at {
-            return Some(Call::Renew { epoch, renew_seq, ttl: self.ttl(), sign: self.sign(now) });
-        }
-        self.wake_by(self.renew_at);
-        let wanted = self.expecting || self.giving.is_some();
-        (expected != wanted).then_some(Call::Expect { epoch, expected: wanted })
-    }
-
-    fn sending(&mut self, call: &Call, now: BootInstant) {
-        match call {
-            Call::Renew { ttl, .. } => {
-                self.renew_at = now + *ttl / 5;
-                if let Some(lead) = &mut self.lead {
-                    lead.fence = lead.fence.min(fence(now, *ttl).max(now));
-                }
-            }
-            Call::Acquire { ttl, .. } | Call::Takeover { ttl, .. } => self.renew_at = now + *ttl / 5,
-            Call::Handover { epoch, .. } => self.end(*epoch),
-            _ => {}
-        }
-        // Each answer shows the row; what woke us is answered by it.
-        self.woken_for = self.woken.take().filter(|_| *call == Call::Look);
-    }
-
-    fn beat(&mut self, now: BootInstant) -> Call {
-        Call::Beat(self.sign(now))
-    }
-
-    fn sign(&mut self, now: BootInstant) -> Sign {
-        let (beat, report) = self.beats.next(now);
-        Sign {
-            beat,
-            ready: self.shows_ready(),
-            leaving: self.leaving.is_some(),
-            locked: self.me.file_lock && self.locked,
-            report: report.then(|| self.report.clone()),
-        }
-    }
-
-    /// Nothing happens under this epoch any more (I7).
-    fn end(&mut self, epoch: i64) {
-        self.ended = self.ended.max(epoch);
-        self.lead = None;
-    }
-
-    fn wake_by(&mut self, at: BootInstant) {
-        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     // === what the agent says ===

@@ -1,0 +1,58 @@
+//! The connection comes and goes, and statements are refused.
+
+use std::time::Duration;
+
+use pollux_clock::BootInstant;
+
+use super::{Call, Core};
+use crate::view::DatabaseState;
+
+// === impl Core ===
+
+impl Core {
+    pub(super) fn connected(&mut self, wakes: bool, now: BootInstant) {
+        self.connected = true;
+        self.wakes = wakes;
+        self.database = DatabaseState::Up { wakes };
+        self.hold_off = None;
+        self.in_flight = None;
+        self.renew_at = now;
+        self.grace_after_outage(now);
+        // What was said last may be lost with the server's last unflushed commits.
+        self.beats.again();
+    }
+
+    pub(super) fn disconnected(&mut self, error: String, now: BootInstant) {
+        self.connected = false;
+        self.outage = true;
+        self.fault(error, now);
+        if let (Some((Call::Handover { .. }, _)), Some(giving)) = (self.in_flight.take(), &mut self.giving) {
+            giving.maybe_done = true;
+        }
+    }
+
+    /// The statement was answered with an error: it had no effect.
+    pub(super) fn refused(&mut self, error: String, now: BootInstant) {
+        const FIRST: Duration = Duration::from_millis(50);
+        const LAST: Duration = Duration::from_secs(2);
+        if let Some((Call::Gap { .. }, _)) = self.in_flight.take() {
+            self.gaps.pop_front(); // nice to have, not worth a second try
+        }
+        self.beats.again();
+        self.renew_at = now;
+        let pause = self.hold_off.map_or(FIRST, |(_, last)| (last * 2).min(LAST));
+        self.hold_off = Some((now + pause, pause));
+        // One hiccup (a lock that was waited for too long) is not worth a word.
+        if pause > FIRST {
+            self.fault(error, now);
+        }
+    }
+
+    fn fault(&mut self, error: String, now: BootInstant) {
+        let since = match &self.database {
+            DatabaseState::Down { since, .. } => *since,
+            _ => now,
+        };
+        self.database = DatabaseState::Down { error, since };
+    }
+}
