@@ -359,9 +359,13 @@ impl Run {
         }
         let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.heal_node(&cut)).await?;
-        for (bot, leader) in &led_there {
-            let now = bot.wait_ready(ROLLOUT).await?;
-            ensure!(now.pod != leader.pod, "{} took its lease back from behind the cut", leader.pod);
+        // Whoever was behind the cut sees that it was replaced, and stays a standby.
+        for (bot, old) in &led_there {
+            until(&format!("{} to be led from this side of the cut", bot.name), ROLLOUT, || async {
+                let now = bot.wait_ready(ROLLOUT).await?;
+                Ok(if now.pod == old.pod { Look::NotYet(format!("{now:?}")) } else { Look::Yes(()) })
+            })
+            .await?;
         }
         Ok(())
     }
