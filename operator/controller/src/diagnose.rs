@@ -43,6 +43,8 @@ const STUCK: [&str; 12] = [
     "SignatureValidationFailed",
 ];
 
+/// A container that ends again and again.
+const CRASHING: &str = "CrashLoopBackOff";
 /// How long a pod may take to get its sandbox and its mounts before their failures count.
 const STARTING_SECONDS: i64 = 15;
 /// How long a bot may run before it is strange that it has not asked for updates.
@@ -113,16 +115,22 @@ fn waiting(pod: &Pod) -> Option<(String, String)> {
 }
 
 fn container(container: &ContainerStatus) -> Option<(String, String)> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let reason = waiting.reason.as_deref().filter(|reason| STUCK.contains(reason))?;
-    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let exit = ended.map(|ended| {
-        let why =
-            ended.reason.as_deref().filter(|why| *why != "Error").map(|why| format!(", {why}")).unwrap_or_default();
-        format!(" (exit code {}{why}, {} restarts)", ended.exit_code, container.restart_count)
-    });
-    let said = waiting.message.as_deref().unwrap_or_default();
-    Some((reason.to_owned(), format!("container {}: {reason}: {said}{}", container.name, exit.unwrap_or_default())))
+    let state = container.state.as_ref()?;
+    let waiting =
+        state.waiting.as_ref().and_then(|waiting| Some((waiting.reason.as_deref()?, waiting.message.as_deref())));
+    if let Some((reason, said)) = waiting.filter(|(reason, _)| STUCK.contains(reason) && *reason != CRASHING) {
+        return Some((
+            reason.to_owned(),
+            format!("container {}: {reason}: {}", container.name, said.unwrap_or_default()),
+        ));
+    }
+    // A container that keeps ending waits, runs and ends in turn; that is one trouble and not three.
+    let ended =
+        state.terminated.as_ref().or(container.last_state.as_ref().and_then(|state| state.terminated.as_ref()))?;
+    let keeps_ending = waiting.is_some_and(|(reason, _)| reason == CRASHING) || container.restart_count >= 2;
+    let why = ended.reason.as_deref().filter(|why| *why != "Error").map(|why| format!(", {why}")).unwrap_or_default();
+    let text = format!("container {} keeps ending: exit code {}{why}", container.name, ended.exit_code);
+    keeps_ending.then(|| (CRASHING.to_owned(), text))
 }
 
 /// All containers run, and still the agent says that its bot could not lead.
@@ -216,18 +224,6 @@ fn is_absence(said: &str) -> bool {
 
 fn one_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    // The pod's own UID and back-off times change from look to look and would write the status each time.
-    let line = line
-        .split("back-off ")
-        .enumerate()
-        .map(|(i, part)| {
-            if i == 0 {
-                part.to_owned()
-            } else {
-                format!("back-off {}", part.split_once(' ').map_or("", |(_, rest)| rest))
-            }
-        })
-        .collect::<String>();
     line.trim_end_matches(['.', ' ']).to_owned()
 }
 
@@ -319,19 +315,35 @@ mod tests {
     }
 
     #[test]
-    fn crash_loop_names_the_exit_code_and_does_not_change_from_look_to_look() {
+    fn crash_loop_is_one_trouble_in_all_its_states() {
         let one =
             trouble(&waiting("CrashLoopBackOff", "back-off 10s restarting failed container=bot"), &[], &spec(), now())
                 .unwrap();
-        let other = trouble(
-            &waiting("CrashLoopBackOff", "back-off 1m20s restarting failed container=bot"),
-            &[],
-            &spec(),
-            now(),
-        )
-        .unwrap();
-        assert_eq!(one, other);
-        assert!(one.message.contains("exit code 137, OOMKilled"), "{}", one.message);
+        assert!(
+            one.message.contains("exit code 137, OOMKilled") && one.message.contains("--previous"),
+            "{}",
+            one.message
+        );
+        let ended = json!({"exitCode": 137, "reason": "OOMKilled"});
+        for state in [
+            json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 1m20s restarting failed container=bot"}}),
+            json!({"running": {"startedAt": "2026-01-01T00:00:59Z"}}),
+            json!({"terminated": ended}),
+        ] {
+            let again = pod(json!({"phase": "Running", "containerStatuses": [{
+                "name": "bot", "image": "i", "imageID": "", "ready": false, "restartCount": 4, "state": state, "lastState": {"terminated": ended},
+            }]}));
+            assert_eq!(trouble(&again, &[], &spec(), now()).as_ref(), Some(&one), "{state}");
+        }
+    }
+
+    #[test]
+    fn one_restart_is_no_crash_loop() {
+        let again = pod(json!({"phase": "Running", "containerStatuses": [{
+            "name": "bot", "image": "i", "imageID": "", "ready": true, "restartCount": 1,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:59Z"}}, "lastState": {"terminated": {"exitCode": 1}},
+        }]}));
+        assert_eq!(trouble(&again, &[], &spec(), now()), None);
     }
 
     #[test]
@@ -342,7 +354,10 @@ mod tests {
 
     #[test]
     fn pod_that_is_just_starting_is_no_trouble() {
-        assert_eq!(trouble(&waiting("ContainerCreating", ""), &[], &spec(), now()), None);
+        let starting = pod(json!({"phase": "Pending", "containerStatuses": [{
+            "name": "bot", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}},
+        }]}));
+        assert_eq!(trouble(&starting, &[], &spec(), now()), None);
         let ready = pod(json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
         assert_eq!(trouble(&ready, &[event("x")], &spec(), now()), None);
     }

@@ -105,9 +105,13 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     {
         happened.push(Happened::new(EventReason::LeaseDatabaseUnreachable, &found.message));
     }
-    // What the manifest or the database is to blame for has been said above.
-    let blamed =
-        |reason: &str| matches!(reason, "SpecInvalid" | "WaitingForDatabase") || !now.is_true(ConditionType::SpecValid);
+    let token_refused = now.condition(ConditionType::TokenAccepted).is_some_and(|c| c.status == "False");
+    // What the manifest, the token or the database is to blame for has been said above.
+    let blamed = |reason: &str| {
+        matches!(reason, "SpecInvalid" | "WaitingForDatabase")
+            || !now.is_true(ConditionType::SpecValid)
+            || token_refused
+    };
     if let Some(found) = became(ConditionType::Progressing, "False").filter(|found| !blamed(&found.reason)) {
         happened.push(Happened::new(EventReason::RolloutFailed, format!("{}: {}", found.reason, found.message)));
     }

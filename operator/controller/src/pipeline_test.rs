@@ -457,6 +457,17 @@ fn events_of_a_rollout_are_said_once() {
 }
 
 #[test]
+fn rollout_is_not_over_while_the_draining_pod_leads() {
+    let mut observed = running(json!({}));
+    observed.bot.status = Some(told(&observed));
+    observed = rolled_out(Observed { bot: bot(json!({"image": "two"})), ..observed });
+    let told = told(&observed);
+    assert_eq!(reason(&told, ConditionType::Ready), ("False".into(), "RollingOut".into()));
+    assert_eq!(reason(&told, ConditionType::Available), ("True".into(), "LeaderPolling".into()));
+    assert_ne!(told.current_revision, told.update_revision);
+}
+
+#[test]
 fn suspended_bot_has_no_pods_and_keeps_the_rest() {
     let observed = running(json!({"replicas": 2}));
     let observed =

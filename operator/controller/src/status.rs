@@ -149,10 +149,15 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
         Seen::Unknown { .. } => (None, None),
     };
     let wanted_revision = facts.plan.revision.as_ref().map_or("", |revision| revision.name.as_str());
+    // Kubernetes counts a pod that drains as gone, but it may still be the one that serves.
+    let old_leader =
+        view.and_then(|view| view.lease.holder.as_ref().filter(|_| view.lease.fresh)).is_some_and(|holder| {
+            holder.replica.resource == *facts.resource && holder.replica.revision != wanted_revision && !spec.suspend
+        });
     Summary {
         suspended: spec.suspend,
         wanted: facts.plan.replicas,
-        complete: is_complete(observed, facts.deployment, wanted_revision),
+        complete: is_complete(observed, facts.deployment, wanted_revision) && !old_leader,
         troubles,
         view,
         database_error,
@@ -233,12 +238,11 @@ fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBot
     };
     if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
         let token = &facts.observed.bot.spec.token_secret_ref;
-        let said = refused.report.get("tokenError").and_then(serde_json::Value::as_str).unwrap_or("Unauthorized");
         return Finding::no(
             Reason::Unauthorized,
             format!(
-                "the Bot API server refuses the token that pod {} has: {said}: get a valid one from @BotFather and put it into the Secret {:?} under the key {:?}",
-                refused.party.replica.pod, token.name, token.key
+                "the Bot API server refuses the token in the Secret {:?}, key {:?} (asked by pod {}): get a valid one from @BotFather and put it there",
+                token.name, token.key, refused.party.replica.pod
             ),
         );
     }
