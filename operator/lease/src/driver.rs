@@ -1,7 +1,8 @@
 //! Carries out what the protocol wants: connects, sends, sleeps, and tells everybody who waits.
 
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
@@ -46,7 +47,7 @@ pub(crate) struct Driver {
 }
 
 /// Whether notifications arrive. Nothing but trying tells: a pooler that gives each transaction another connection takes the
-/// LISTEN and is silent for ever.
+/// LISTEN, and what it is told reaches whoever happens to have that connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// Not tried yet.
@@ -67,7 +68,7 @@ enum Link {
     Opening(JoinHandle<Result<Open, Error>>),
     /// There is one, and perhaps a statement under way on it.
     Up {
-        session: std::sync::Arc<Session>,
+        session: Arc<Session>,
         news: mpsc::Receiver<News>,
         call: Option<JoinHandle<Result<Answer, Error>>>,
         sent: Option<(Call, BootInstant)>,
@@ -222,13 +223,13 @@ impl Driver {
             }
             Some(Command::Leave) => Event::Leave,
             Some(Command::FirstPoll(at)) => Event::FirstPoll(at),
-            Some(Command::Probed) => {
-                if self.probe != Probe::Sent {
+            Some(Command::Probed(pooled)) => {
+                if !pooled && self.probe == Probe::Heard {
                     return Vec::new();
                 }
                 self.probe = Probe::Unheard;
                 warn!(
-                    "no notifications arrive: a transaction pooler is on the way; use its session mode, or the server itself"
+                    "notifications do not arrive: a transaction pooler is on the way; use its session mode, or the server itself"
                 );
                 Event::Blind
             }
@@ -250,8 +251,9 @@ impl Driver {
         match result {
             Ok((session, news)) => {
                 self.attempts = 0;
-                self.send_probe();
-                *link = Link::Up { session: std::sync::Arc::new(session), news, call: None, sent: None };
+                let session = Arc::new(session);
+                self.send_probe(session.clone());
+                *link = Link::Up { session, news, call: None, sent: None };
                 vec![Event::Up { wakes: self.probe != Probe::Unheard }]
             }
             Err(e) => {
@@ -262,23 +264,22 @@ impl Driver {
     }
 
     /// Once in the life of the process: it costs a connection.
-    fn send_probe(&mut self) {
+    fn send_probe(&mut self, main: Arc<Session>) {
         if self.probe != Probe::Wanted {
             return;
         }
         self.probe = Probe::Sent;
         let (file, own) = (self.database_file.clone(), self.own.clone());
-        let sql = format!("SELECT pg_notify('pollux_{}', '{}')", self.caller.bot.bot_id, self.caller.me.id.as_str());
+        let echo = format!("SELECT pg_notify('pollux_{}', '{}')", self.caller.bot.bot_id, self.caller.me.id.as_str());
         tokio::spawn(async move {
-            let sent = async {
-                let (session, _news) = Session::open(&read_file(&file)?, "pollux-probe", ECHO).await?;
-                session.one(&sql, &[], ECHO).await
-            };
-            // Whether there was no connection left for it or PostgreSQL went away: then it says nothing.
-            let Ok(_) = sent.await else { return };
-            sleep(ECHO).await;
+            // If there was no connection left for it, or PostgreSQL went away, it says nothing.
+            let Ok(pooled) = probe(&main, &file, &echo).await else { return };
+            drop(main);
+            if !pooled {
+                sleep(ECHO).await;
+            }
             if let Some(own) = own.upgrade() {
-                let _ = own.send(Command::Probed);
+                let _ = own.send(Command::Probed(pooled));
             }
         });
     }
@@ -386,6 +387,25 @@ async fn open(file: PathBuf, bot_id: i64, patience: Duration) -> Result<Open, Er
     let (session, news) = Session::open(&database, "pollux-agent", patience).await?;
     session.batch(&format!("LISTEN pollux_{bot_id}"), patience).await?;
     Ok((session, news))
+}
+
+/// Whether two sessions share the server's backends, which they only do through a pooler; if not, sends the echo.
+async fn probe(main: &Session, file: &Path, echo: &str) -> Result<bool, Error> {
+    const TRIES: usize = 5;
+    let (other, _news) = Session::open(&read_file(file)?, "pollux-probe", ECHO).await?;
+    let backend = async |session: &Session| -> Result<i32, Error> {
+        // Not `one`: a warning that belongs to the statement under way must not be taken from it.
+        let rows = session.all("SELECT pg_backend_pid()", &[], ECHO).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    };
+    for _ in 0..TRIES {
+        let before = backend(main).await?;
+        let theirs = backend(&other).await?;
+        if before == theirs || before != backend(main).await? {
+            return Ok(true);
+        }
+    }
+    other.one(echo, &[], ECHO).await.map(|_| false)
 }
 
 async fn connection(link: &mut Link) -> Happened {

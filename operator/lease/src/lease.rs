@@ -53,7 +53,8 @@ pub(crate) enum Command {
     HandOver(HandOver, oneshot::Sender<HandedOver>),
     Leave,
     FirstPoll(BootInstant),
-    Probed,
+    /// Whether a pooler was found.
+    Probed(bool),
     Shutdown(oneshot::Sender<()>),
 }
 

@@ -258,3 +258,43 @@ async fn a_frozen_database_freezes_nobody_else() {
     assert_eq!(leads(&a).await, 1);
     verdict(beliefs.path(), &[1], 2).await;
 }
+
+/// `cargo test -p pollux-lease --test faults -- --ignored`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the pgbouncer package"]
+async fn behind_a_real_transaction_pooler_leases_work_and_it_is_said_that_nothing_wakes() {
+    let db = Db::new().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = db.path("pgbouncer.ini");
+    let text = format!(
+        "[databases]\n* = user=postgres host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         auth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
+        server().port()
+    );
+    std::fs::write(&config, text).unwrap();
+    std::os::unix::fs::chown(config.parent().unwrap(), Some(65534), None).unwrap();
+    let mut pooler = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig", "KILL", "pgbouncer", "-q"])
+        .arg(&config)
+        .spawn()
+        .unwrap();
+    let beliefs = tempfile::tempdir().unwrap();
+    let behind = |pod: &str| ready(support::config(db.file(&server().uri_for(&db.name, port)), pod));
+    let a = behind("a");
+    Recorder::new(beliefs.path(), "a").follow(&a);
+    leads(&a).await;
+    let b = behind("b");
+    Recorder::new(beliefs.path(), "b").follow(&b);
+    for agent in [&a, &b] {
+        see(agent, "it says so", |view| view.database == DatabaseState::Up { wakes: false }).await;
+    }
+    see(&a, "a sees its successor", |view| view.successor.is_some()).await;
+    a.expect_handover();
+    let start = BootInstant::now();
+    assert_eq!(a.hand_over(order()).await, HandedOver::To { pod: "b".into(), epoch: 2 });
+    assert_eq!(leads(&b).await, 2);
+    println!("handover behind a pooler: {:?}", BootInstant::now() - start);
+    verdict(beliefs.path(), &[1, 2], 2).await;
+    pooler.kill().unwrap();
+    pooler.wait().unwrap();
+}
