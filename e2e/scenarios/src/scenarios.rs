@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pollux_botapi::{Load, PollRecord};
+use pollux_botapi::{BotVerdict, Load, PollRecord};
 use pollux_testbed::{Direction, Pod, Signal};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) world: World,
     pub(crate) bots: Vec<Bot>,
     pub(crate) findings: Findings,
+    /// Of bots that have done their part.
+    pub(crate) verdicts: Vec<(Library, BotVerdict)>,
     version: u32,
 }
 
@@ -42,7 +44,7 @@ impl Run {
             bot.wait_ready(ROLLOUT).await?;
             world.emulator.start_load(&bot.token, &load(seed)).await?;
         }
-        Ok(Self { world, bots, findings: Findings::default(), version: 1 })
+        Ok(Self { world, bots, findings: Findings::default(), verdicts: Vec::new(), version: 1 })
     }
 
     /// Runs a scenario and notes how it ended; one that fails does not stop the others.
@@ -98,17 +100,16 @@ impl Run {
         self.world.emulator.push(&bot.token, 100).await?;
         let rollout = roll(&self.world, &bot, 2).await?;
         self.findings.rollouts.push(rollout);
-        self.bots.push(bot);
-        Ok(())
+        self.retire(bot).await
     }
 
-    /// 1 → 2 → 1 replicas under load, and 2 again for what comes later.
+    /// 1 → 2 → 1 replicas under load.
     pub(crate) async fn scale(&mut self) -> Result<()> {
         let bot = self.world.bot("scale", Library::Aiogram, 1_000_012).await?;
         bot.apply(&bot.spec(1, API_URL)).await?;
         bot.wait_ready(ROLLOUT).await?;
         self.world.emulator.start_load(&bot.token, &load(7)).await?;
-        for replicas in [2, 1, 2] {
+        for replicas in [2, 1] {
             self.world.emulator.mark_planned(&bot.token, &format!("scale to {replicas}")).await?;
             bot.change(&json!({"replicas": replicas})).await?;
             bot.wait_ready(ROLLOUT).await?;
@@ -119,8 +120,14 @@ impl Run {
             })
             .await?;
         }
-        self.bots.push(bot);
-        Ok(())
+        self.retire(bot).await
+    }
+
+    /// Lets a bot finish, takes its verdict and removes it, so that it takes no time from the others.
+    async fn retire(&mut self, bot: Bot) -> Result<()> {
+        let verdict = settle(&self.world, &bot).await?;
+        self.verdicts.push((bot.library, verdict));
+        bot.delete().await
     }
 
     /// The bot's process dies; the standby goes on.
@@ -465,4 +472,30 @@ pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     .await?;
     let after = world.epoch(bot).await?;
     Ok(Rollout { bot: bot.name.clone(), handovers: after - before })
+}
+
+/// Ends the load and waits until every message has met its fate.
+pub(crate) async fn settle(world: &World, bot: &Bot) -> Result<BotVerdict> {
+    world.emulator.stop_load(&bot.token).await?;
+    let waited = until(&format!("{} to finish its messages", bot.name), Duration::from_secs(60), || async {
+        let verdict = world.emulator.verdict(&bot.token).await?;
+        Ok(
+            if verdict.undelivered == 0
+                && verdict.answered + verdict.counts.lost + verdict.crash.lost == verdict.updates
+            {
+                Look::Yes(verdict)
+            } else {
+                Look::NotYet(format!(
+                    "{} undelivered, {} of {} answered",
+                    verdict.undelivered, verdict.answered, verdict.updates
+                ))
+            },
+        )
+    })
+    .await;
+    match waited {
+        Ok(verdict) => Ok(verdict),
+        // What never got an answer is in the verdict; it is the ledger that judges, not this wait.
+        Err(_) => world.emulator.verdict(&bot.token).await,
+    }
 }

@@ -1,14 +1,11 @@
 //! The order in which the scenarios run, and their summary.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use pollux_testbed::Options;
 
-use crate::bot::{Bot, Library};
+use crate::bot::Library;
 use crate::report::Summary;
-use crate::scenarios::{Run, TTL};
-use crate::wait::{Look, until};
+use crate::scenarios::{Run, TTL, settle};
 use crate::world::{World, blocking};
 
 /// The node that is cut off, and the one that is drained and later dies. What must survive is on node-1.
@@ -77,39 +74,13 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
     scenario!("kill -9 of the active operator", run.kill_operator());
     scenario!("a node cut off", run.cut_node(CUT));
     scenario!("a node dead for good", run.kill_node(DEAD));
-    let mut verdicts = Vec::new();
+    let mut verdicts = std::mem::take(&mut run.verdicts);
     for bot in run.bots.clone() {
         verdicts.push((bot.library, settle(&run.world, &bot).await?));
     }
     let switches = switches(&run.world).await?;
     let passed = run.findings.passed.len();
     Ok((Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()), passed))
-}
-
-/// Ends the load and waits until every message has met its fate.
-async fn settle(world: &World, bot: &Bot) -> Result<pollux_botapi::BotVerdict> {
-    world.emulator.stop_load(&bot.token).await?;
-    let waited = until(&format!("{} to finish its messages", bot.name), Duration::from_secs(60), || async {
-        let verdict = world.emulator.verdict(&bot.token).await?;
-        Ok(
-            if verdict.undelivered == 0
-                && verdict.answered + verdict.counts.lost + verdict.crash.lost == verdict.updates
-            {
-                Look::Yes(verdict)
-            } else {
-                Look::NotYet(format!(
-                    "{} undelivered, {} of {} answered",
-                    verdict.undelivered, verdict.answered, verdict.updates
-                ))
-            },
-        )
-    })
-    .await;
-    match waited {
-        Ok(verdict) => Ok(verdict),
-        // What never got an answer is in the verdict; it is the ledger that judges, not this wait.
-        Err(_) => world.emulator.verdict(&bot.token).await,
-    }
 }
 
 /// The switch times of planned handovers as the lease database has them, in milliseconds.
