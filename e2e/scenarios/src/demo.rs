@@ -8,14 +8,12 @@ use pollux_testbed::{Options, Pod, Signal};
 
 use crate::baseline::{Plain, Strategy};
 use crate::bot::{Bot, Library};
-use crate::scenarios::{load, version};
+use crate::scenarios::{load, settled, version};
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
 
 const LIBRARIES: [Library; 3] = [Library::PythonTelegramBot, Library::Grammy, Library::Aiogram];
 const SEED: u64 = 1;
-/// Nothing was answered for this long: nothing will be.
-const STILL: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The node that is drained. The emulator and the database are on the other one.
 const DRAINED: &str = "node-2";
@@ -183,31 +181,6 @@ async fn rows(world: &World, bots: &[Bot], plains: &[Plain]) -> Result<Vec<Row>>
     }
     rows.sort_by_key(|row| row.library);
     Ok(rows)
-}
-
-/// Waits until all are answered, or until nothing has moved for so long that the rest is lost.
-async fn settled(world: &World, tokens: &[&String]) -> Result<()> {
-    let mut last = Vec::new();
-    let mut since = Instant::now();
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end && since.elapsed() < STILL {
-        let mut now = Vec::new();
-        let mut all = true;
-        for token in tokens {
-            let verdict = world.emulator.verdict(token).await?;
-            all &= verdict.answered == verdict.updates;
-            now.push((verdict.answered, verdict.undelivered));
-        }
-        if all {
-            break;
-        }
-        if last != now {
-            last = now;
-            since = Instant::now();
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    Ok(())
 }
 
 async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<()> {

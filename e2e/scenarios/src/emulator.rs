@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pollux_botapi::{BotVerdict, Load, Mark, MarkKind, PollRecord};
+use pollux_botapi::{BotVerdict, Ledger, Load, Mark, MarkKind, PollRecord};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -75,6 +75,11 @@ impl Emulator {
     /// What became of the messages of one bot.
     pub(crate) async fn verdict(&self, token: &str) -> Result<BotVerdict> {
         self.get(&format!("/verdict?token={token}")).await
+    }
+
+    /// The life of every message to a bot.
+    pub(crate) async fn ledger(&self, token: &str) -> Result<Ledger> {
+        self.get(&format!("/ledger?token={token}")).await
     }
 
     /// Every getUpdates request to a bot.

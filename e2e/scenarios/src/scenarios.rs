@@ -16,6 +16,8 @@ use crate::world::{API_URL, BOTS, OPERATOR, World, blocking};
 
 /// The TTL of the leases here; the default of the resource.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
+/// Nothing was answered for this long: nothing will be.
+const STILL: Duration = Duration::from_secs(15);
 /// How long a rollout of two replicas may take.
 const ROLLOUT: Duration = Duration::from_secs(150);
 
@@ -95,7 +97,7 @@ impl Run {
         spec["env"] = json!([{"name": "HANDLER_MS", "value": "300"}]);
         bot.apply(&spec).await?;
         bot.wait_ready(ROLLOUT).await?;
-        let steady = Load { rate: 2.5, burst: 0, ..load(3) };
+        let steady = Load { burst: 0, ..load(3) };
         self.world.emulator.start_load(&bot.token, &steady).await?;
         self.world.emulator.push(&bot.token, 100).await?;
         let rollout = roll(&self.world, &bot, 2).await?;
@@ -477,25 +479,49 @@ pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
 /// Ends the load and waits until every message has met its fate.
 pub(crate) async fn settle(world: &World, bot: &Bot) -> Result<BotVerdict> {
     world.emulator.stop_load(&bot.token).await?;
-    let waited = until(&format!("{} to finish its messages", bot.name), Duration::from_secs(60), || async {
-        let verdict = world.emulator.verdict(&bot.token).await?;
-        Ok(
-            if verdict.undelivered == 0
-                && verdict.answered + verdict.counts.lost + verdict.crash.lost == verdict.updates
-            {
-                Look::Yes(verdict)
-            } else {
-                Look::NotYet(format!(
-                    "{} undelivered, {} of {} answered",
-                    verdict.undelivered, verdict.answered, verdict.updates
-                ))
-            },
-        )
-    })
-    .await;
-    match waited {
-        Ok(verdict) => Ok(verdict),
-        // What never got an answer is in the verdict; it is the ledger that judges, not this wait.
-        Err(_) => world.emulator.verdict(&bot.token).await,
+    settled(world, &[&bot.token]).await?;
+    let verdict = world.emulator.verdict(&bot.token).await?;
+    explain(world, bot, &verdict).await?;
+    Ok(verdict)
+}
+
+/// Prints the life of every message that was lost or answered twice, and what was done to the bot meanwhile.
+async fn explain(world: &World, bot: &Bot, verdict: &BotVerdict) -> Result<()> {
+    if verdict.counts.lost + verdict.counts.dup == 0 {
+        return Ok(());
     }
+    println!("{}: {}", bot.name, serde_json::to_string(&verdict.handovers)?);
+    println!("{}: {}", bot.name, serde_json::to_string(&verdict.marks)?);
+    for update in world.emulator.ledger(&bot.token).await?.updates {
+        let lost = update.removed.is_some() && update.replies.is_empty();
+        if lost || update.replies.len() > 1 {
+            println!("{}: {}", bot.name, serde_json::to_string(&update)?);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all are answered, or until nothing has moved for so long that the rest is lost.
+pub(crate) async fn settled(world: &World, tokens: &[&String]) -> Result<()> {
+    let mut last = Vec::new();
+    let mut since = Instant::now();
+    let end = Instant::now() + ROLLOUT;
+    while Instant::now() < end && since.elapsed() < STILL {
+        let mut now = Vec::new();
+        let mut all = true;
+        for token in tokens {
+            let verdict = world.emulator.verdict(token).await?;
+            all &= verdict.answered == verdict.updates;
+            now.push((verdict.answered, verdict.undelivered));
+        }
+        if all {
+            break;
+        }
+        if last != now {
+            last = now;
+            since = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
