@@ -79,9 +79,8 @@ generate: ## Write the generated files anew (crds/, the chart's copies)
 audit: $(DENY) ## Known vulnerabilities in dependencies (needs the network)
 	$(DENY) check advisories
 
-bench: ## Timings; ratios within one run
-	$(BUILD)
-	@$(BIN)/pollux-scenarios bench
+bench: need-unit ## Timings: a hundred handovers of the lease on a real PostgreSQL
+	cargo test --quiet --workspace --test lease -- --ignored --nocapture how_long
 
 ## === the testbed ===
 
