@@ -3,9 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Everything that is built or fetched goes here, so that a fresh clone finds it again.
+# Everything that is fetched, and the programs and images of the testbed, so that a fresh clone finds them again. Not what
+# cargo builds: it tells fresh from stale by the files' times, and takes another clone's binaries for its own.
 export POLLUX_CACHE ?= $(HOME)/.cache/pollux
-export CARGO_TARGET_DIR ?= $(POLLUX_CACHE)/target
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # dev: what the tests run, and so what `make demo` runs. release: what is published.
 export PROFILE ?= dev
 # 1.36 or 1.33; the exact versions are in e2e/testbed/versions.toml.

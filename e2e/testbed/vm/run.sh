@@ -8,7 +8,7 @@ cache=${POLLUX_CACHE:-$HOME/.cache/pollux}
 kubernetes=${KUBERNETES_FULL:-1.36.3}
 # Where `make cluster` left the programs.
 target=$(rustc -vV | sed -n 's/^host: //p')
-programs=${PROGRAMS:-${CARGO_TARGET_DIR:-$cache/target}/$target/debug}
+programs=${PROGRAMS:-${CARGO_TARGET_DIR:-$here/../../../target}/$target/debug}
 out=$cache/vm
 mkdir -p "$out"
 cd "$out"
