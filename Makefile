@@ -24,6 +24,7 @@ DENY_VERSION := 0.20.2
 BUILD := cargo build --workspace --all-targets $(if $(filter release,$(PROFILE)),--release)
 BIN := $(CARGO_TARGET_DIR)/$(shell rustc -vV | sed -n 's/^host: //p')/$(if $(filter release,$(PROFILE)),release,debug)
 TESTBED := $(BIN)/pollux-testbed
+TESTBED_TESTS := cargo test --quiet --workspace --test cluster -- --ignored
 IMAGES := e2e/images/build.sh --no-cargo
 
 .PHONY: help
@@ -64,6 +65,7 @@ e2e: need-cluster ## Every library and every fault once, on a real cluster; one 
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
 	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
 	@$(STAGE) "images" 300 $(IMAGES)
+	@$(STAGE) "the testbed's own tests" 180 $(TESTBED_TESTS)
 	@$(BIN)/pollux-scenarios e2e
 
 e2e-full: need-cluster ## The same five times, and on Kubernetes 1.33 too (hours)
@@ -71,6 +73,7 @@ e2e-full: need-cluster ## The same five times, and on Kubernetes 1.33 too (hours
 	@$(TESTBED) build --kubernetes 1.36
 	@$(TESTBED) build --kubernetes 1.33
 	@$(IMAGES)
+	@KUBERNETES=1.33 $(TESTBED_TESTS)
 	@$(BIN)/pollux-scenarios e2e --full
 
 generate: ## Write the generated files anew (crds/, the chart's copies)

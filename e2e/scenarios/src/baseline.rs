@@ -86,6 +86,11 @@ impl Plain {
                                 {"name": "TELOXIDE_API_URL", "value": API_URL},
                                 {"name": "TELEGRAM_BOT_TOKEN_FILE", "value": "/run/pollux/token/token"},
                             ],
+                            // As with Pollux, a pod is ready when its bot asks for updates: it has a connection (state 01).
+                            "readinessProbe": {
+                                "exec": {"command": ["sh", "-c", "grep -q ' 01 ' /proc/net/tcp /proc/net/tcp6"]},
+                                "periodSeconds": 1,
+                            },
                             "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
                             "volumeMounts": [{"name": "token", "mountPath": "/run/pollux/token", "readOnly": true}],
                         }],

@@ -11,12 +11,24 @@ use crate::bot::Library;
 const UPDATES_FLOOR: u64 = 1_000;
 /// Nor does one in which a planned handover saw fewer updates than this around it.
 const WINDOW_FLOOR: u64 = 20;
+/// A gap in the status is at most this far from the truth.
+const GAP_TOLERANCE_MS: f64 = 20.0;
 
 /// One rollout.
 #[derive(Clone, Debug)]
 pub(crate) struct Rollout {
     pub(crate) bot: String,
     pub(crate) handovers: i64,
+    pub(crate) told: Option<Told>,
+}
+
+/// The same gap twice, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// As the resource's status says: durations measured by both agents.
+    pub(crate) status_ms: f64,
+    /// As the emulator saw it, on one clock.
+    pub(crate) seen_ms: f64,
 }
 
 /// What the scenarios found, one after the other.
@@ -53,6 +65,27 @@ pub(crate) struct Summary {
     pub(crate) failed: Vec<String>,
 }
 
+// === impl Told ===
+
+impl Told {
+    fn error_ms(self) -> f64 {
+        (self.status_ms - self.seen_ms).abs()
+    }
+}
+
+// === impl Findings ===
+
+impl Findings {
+    /// What the last line has no key for.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let errors: Vec<f64> = self.rollouts.iter().filter_map(|rollout| rollout.told).map(Told::error_ms).collect();
+        vec![
+            format!("gaps in the status beside the emulator's: {} compared, {:.0} ms apart at most", errors.len(), max(&errors)),
+            format!("node dead or cut off, next poll from another node: p50 {:.0} ms", median(&self.node_dead_ms)),
+        ]
+    }
+}
+
 // === impl Summary ===
 
 impl Summary {
@@ -87,6 +120,11 @@ impl Summary {
         }
         for rollout in findings.rollouts.iter().filter(|r| r.handovers != 1) {
             failed.push(format!("the rollout of {} cost {} handovers", rollout.bot, rollout.handovers));
+        }
+        for rollout in &findings.rollouts {
+            if let Some(told) = rollout.told.filter(|told| told.error_ms() > GAP_TOLERANCE_MS) {
+                failed.push(format!("the status of {} is not what happened: {told:?}", rollout.bot));
+            }
         }
         let mut crash: BTreeMap<&'static str, Counts> = BTreeMap::new();
         for (library, verdict) in bots {

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::bot::{Bot, Leader, Library, leader};
-use crate::report::{Findings, Rollout};
+use crate::report::{Findings, Rollout, Told};
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, OPERATOR, World, blocking};
 
@@ -273,7 +273,7 @@ impl Run {
         let after = self.epochs().await?;
         self.scale_operator(2).await?;
         for (bot, (before, after)) in self.bots.iter().zip(before.into_iter().zip(after)) {
-            self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before });
+            self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before, told: None });
             bot.wait_ready(ROLLOUT).await?;
         }
         Ok(())
@@ -473,7 +473,23 @@ pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     })
     .await?;
     let after = world.epoch(bot).await?;
-    Ok(Rollout { bot: bot.name.clone(), handovers: after - before })
+    let told = told_gap(world, bot).await?;
+    Ok(Rollout { bot: bot.name.clone(), handovers: after - before, told: Some(told) })
+}
+
+/// The gap of the last handover as the status tells it, beside what Telegram's side saw of it.
+async fn told_gap(world: &World, bot: &Bot) -> Result<Told> {
+    until(&format!("the gap of {}'s last handover in its status", bot.name), Duration::from_secs(30), || async {
+        let last = &bot.status().await?["lastHandover"];
+        let seen = world.emulator.verdict(&bot.token).await?.handovers.pop();
+        Ok(match (last["gapMilliseconds"].as_f64(), seen) {
+            (Some(status_ms), Some(seen)) if last["to"] == seen.to => {
+                Look::Yes(Told { status_ms, seen_ms: seen.gap.as_secs_f64() * 1000.0 })
+            }
+            (_, seen) => Look::NotYet(format!("status {last}, seen {seen:?}")),
+        })
+    })
+    .await
 }
 
 /// Ends the load and waits until every message has met its fate.

@@ -1,7 +1,7 @@
 //! The order in which the scenarios run, and their summary.
 
 use anyhow::{Result, ensure};
-use pollux_testbed::Options;
+use pollux_testbed::{Cluster, Options};
 
 use crate::bot::Library;
 use crate::report::Summary;
@@ -34,13 +34,12 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()
 
 async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<usize> {
     let options = Options { name: "e2e".into(), nodes: 3, kubernetes: kubernetes.into(), ..Options::default() };
-    let world = World::up(options).await?;
-    let cluster = world.cluster.clone();
-    let summary = judge(world, seed, only).await;
+    let name = options.name.clone();
+    let judged = async { judge(World::up(options).await?, seed, only).await }.await;
     if !keep {
-        blocking(move || cluster.down()).await?;
+        blocking(move || Cluster::remove(&name)).await?;
     }
-    let (summary, passed) = summary?;
+    let (summary, passed) = judged?;
     println!("scenarios: {passed} passed, {} failed", summary.failed.len());
     println!("{}", serde_json::to_string(&summary)?);
     Ok(summary.failed.len())
@@ -48,12 +47,15 @@ async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> R
 
 async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, usize)> {
     let mut run = Run::start(world, &Library::ALL, seed).await?;
+    let mut left_out = 0;
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     macro_rules! scenario {
         ($name:literal, $run:expr) => {
             if wanted($name) {
                 let outcome = $run.await;
                 run.scenario($name, outcome).await;
+            } else {
+                left_out += 1;
             }
         };
     }
@@ -74,12 +76,18 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
     scenario!("kill -9 of the active operator", run.kill_operator());
     scenario!("a node cut off", run.cut_node(CUT));
     scenario!("a node dead for good", run.kill_node(DEAD));
+    if left_out > 0 {
+        run.findings.failed.push(format!("{left_out} scenarios were left out: a part proves nothing about the whole"));
+    }
     let mut verdicts = std::mem::take(&mut run.verdicts);
     for bot in run.bots.clone() {
         verdicts.push((bot.library, settle(&run.world, &bot).await?));
     }
     let switches = switches(&run.world).await?;
     let passed = run.findings.passed.len();
+    for remark in run.findings.remarks() {
+        println!("{remark}");
+    }
     Ok((Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()), passed))
 }
 

@@ -29,8 +29,6 @@ use crate::{get_me, proxy};
 
 /// More than the arguments of any method that the gate reads; the server's own limit is 1 MiB for all arguments.
 const LARGEST_ARGUMENTS: usize = 256 << 10;
-/// A client that opens a connection per request closes it right after the answer; a pool keeps it.
-const KEPT: Duration = Duration::from_millis(100);
 /// Pause after a failure to accept (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -46,6 +44,7 @@ struct Connection {
     shared: Arc<Shared>,
     /// It has made a request with the bot's token, so it is the bot's.
     known: AtomicBool,
+    reused: AtomicBool,
     open: AtomicUsize,
     interrupted: AtomicBool,
     last_answer: AtomicU64,
@@ -93,6 +92,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         id: ConnectionId(next_id()),
         shared: shared.clone(),
         known: AtomicBool::new(false),
+        reused: AtomicBool::new(false),
         open: AtomicUsize::new(0),
         interrupted: AtomicBool::new(false),
         last_answer: AtomicU64::new(0),
@@ -120,9 +120,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
 // === impl Connection ===
 
 impl Connection {
-    /// The first request with the bot's token was seen on it.
+    /// A request with the bot's token was seen on it.
     fn introduce(&self) {
-        if !self.known.swap(true, Ordering::Relaxed) {
+        if self.known.swap(true, Ordering::Relaxed) {
+            self.reused.store(true, Ordering::Relaxed);
+        } else {
             self.shared.input(Input::Connected(self.id));
         }
     }
@@ -131,13 +133,11 @@ impl Connection {
         if !self.known.load(Ordering::Relaxed) {
             return;
         }
-        let idle = BootInstant::now() - fence::instant(self.last_answer.load(Ordering::Relaxed));
         let how = if self.interrupted.load(Ordering::Relaxed) || self.open.load(Ordering::Relaxed) > 0 {
             Closed::Interrupted
-        } else if idle > KEPT {
-            Closed::Kept
         } else {
-            Closed::AfterAnswer
+            let since = BootInstant::now() - fence::instant(self.last_answer.load(Ordering::Relaxed));
+            Closed::Idle { since, reused: self.reused.load(Ordering::Relaxed) }
         };
         self.shared.input(Input::Disconnected(self.id, how));
     }

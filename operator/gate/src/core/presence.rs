@@ -16,13 +16,20 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_LESSON: Duration = Duration::from_secs(1);
 /// The kernel closes a dead process's connections within this time.
 const AT_ONCE: Duration = Duration::from_millis(20);
+/// A client that opens a connection per request closes it right after the answer; a pool keeps it.
+const KEPT: Duration = Duration::from_millis(100);
+/// No known client closes a connection for having been idle so short a time (Node's agents: 4 and 5 s; httpx 5 s, aiohttp 15 s,
+/// Go and reqwest 90 s), but a handler may well be silent for longer than those.
+const WORTH_KEEPING: Duration = Duration::from_secs(3);
 
 /// The closing of connections that may be a death.
 #[derive(Debug, Default, Clone, Copy)]
 struct Closing {
     first: Option<BootInstant>,
+    /// Connections of a pool that were closed.
     kept: u32,
-    interrupted: bool,
+    /// One of them at least was in use, or would have been used again.
+    abrupt: bool,
 }
 
 #[derive(Debug, Default)]
@@ -49,13 +56,22 @@ pub(super) enum Change {
     Deaf,
 }
 
+// === impl Closing ===
+
+impl Closing {
+    fn like_a_death(self) -> bool {
+        self.abrupt || self.kept >= 2
+    }
+}
+
 // === impl Presence ===
 
 impl Presence {
     pub(super) fn connected(&mut self, connection: ConnectionId, now: BootInstant) -> Option<Change> {
         if let Some(since) = self.empty_since.take() {
             let pause = now - since;
-            if pause <= LONGEST_LESSON {
+            // A client that closed its connections in peace was never in danger of being taken for dead.
+            if self.closing.like_a_death() && pause <= LONGEST_LESSON {
                 self.longest_pause = self.longest_pause.max(pause);
             }
         }
@@ -71,9 +87,12 @@ impl Presence {
             self.closing = Closing { first: Some(now), ..Closing::default() };
         }
         match closed {
-            Closed::Interrupted => self.closing.interrupted = true,
-            Closed::Kept => self.closing.kept += 1,
-            Closed::AfterAnswer => {}
+            Closed::Interrupted => self.closing.abrupt = true,
+            Closed::Idle { since, reused } if reused || since > KEPT => {
+                self.closing.kept += 1;
+                self.closing.abrupt |= reused && since < WORTH_KEEPING;
+            }
+            Closed::Idle { .. } => {}
         }
         if self.connections.is_empty() {
             self.empty_since = Some(now);
@@ -135,8 +154,7 @@ impl Presence {
     /// When the absence of connections is a death, if it may be one at all.
     fn dead_at(&self) -> Option<BootInstant> {
         let since = self.empty_since.filter(|_| !self.gone)?;
-        let abrupt = self.closing.interrupted || self.closing.kept >= 2;
-        abrupt.then(|| since + SHORTEST_PAUSE.max(self.longest_pause * 2))
+        self.closing.like_a_death().then(|| since + SHORTEST_PAUSE.max(self.longest_pause * 2))
     }
 
     fn level_ends(&self) -> Option<BootInstant> {

@@ -69,10 +69,13 @@ pub enum Outcome {
 pub enum Closed {
     /// A request was open on it, or its answer was not wholly sent.
     Interrupted,
-    /// It had been idle for a while.
-    Kept,
-    /// Right after an answer, as clients do that open a connection per request.
-    AfterAnswer,
+    /// Nothing was open on it.
+    Idle {
+        /// Since its last answer.
+        since: Duration,
+        /// It had carried more than one request: its client keeps connections.
+        reused: bool,
+    },
 }
 
 /// What happens to a gate.

@@ -30,6 +30,19 @@ async fn r14b_a_killed_bot_is_noticed_at_once() {
 }
 
 #[tokio::test]
+async fn r14b_a_bot_with_one_connection_that_is_killed_between_two_requests_is_noticed_at_once() {
+    let emulator = emulator().await;
+    let rig = Rig::new(&emulator.url()).await;
+    let mut events = rig.gate.events();
+    let mut bot = rig.bot().await;
+    for offset in 1..3 {
+        bot.updates(offset, 0).await;
+    }
+    bot.die().await;
+    event(&mut events, |event| *event == Event::BotGone).await;
+}
+
+#[tokio::test]
 async fn r14b_a_bot_with_a_connection_per_request_is_not_taken_for_dead() {
     let emulator = emulator().await;
     let rig = Rig::new(&emulator.url()).await;

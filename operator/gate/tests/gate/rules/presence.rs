@@ -1,9 +1,15 @@
 //! Whether the bot is there.
 
+use std::time::Duration;
+
 use pollux_gate::Event;
 use pollux_gate::core::{Closed, ConnectionId, Input};
 
 use super::World;
+
+fn idle(ms: u64, reused: bool) -> Closed {
+    Closed::Idle { since: Duration::from_millis(ms), reused }
+}
 
 #[test]
 fn r14_a_bot_that_neither_polls_nor_calls_is_deaf() {
@@ -55,10 +61,35 @@ fn r14b_a_pool_that_is_closed_at_once_is_a_death() {
     let mut world = World::new();
     world.step(Input::Connected(ConnectionId(1)));
     world.step(Input::Connected(ConnectionId(2)));
-    world.step(Input::Disconnected(ConnectionId(1), Closed::Kept));
-    world.step(Input::Disconnected(ConnectionId(2), Closed::Kept));
+    world.step(Input::Disconnected(ConnectionId(1), idle(20_000, false)));
+    world.step(Input::Disconnected(ConnectionId(2), idle(20_000, false)));
     world.pass(50);
     assert_eq!(world.events, [Event::BotGone]);
+}
+
+#[test]
+fn r14b_a_bot_with_one_connection_that_dies_while_it_handles_is_gone() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    let request = world.ask(1, 1);
+    world.pass(1000);
+    assert!(world.answered(request).is_some());
+    world.step(Input::Disconnected(ConnectionId(1), idle(5, true)));
+    world.pass(50);
+    assert_eq!(world.events, [Event::BotGone]);
+}
+
+#[test]
+fn r14b_a_connection_that_was_idle_for_too_long_is_not_a_death() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    let request = world.ask(1, 1);
+    world.pass(1000);
+    assert!(world.answered(request).is_some());
+    world.pass(5000);
+    world.step(Input::Disconnected(ConnectionId(1), idle(5000, true)));
+    world.pass(20_000);
+    assert_eq!(world.events, [], "its handler may still be at work");
 }
 
 #[test]
@@ -69,10 +100,22 @@ fn r14b_a_client_with_a_connection_per_request_is_not_taken_for_dead() {
         let request = world.ask(connection.cast_signed(), 1);
         world.pass(1000);
         assert!(world.answered(request).is_some());
-        world.step(Input::Disconnected(ConnectionId(connection), Closed::AfterAnswer));
+        world.step(Input::Disconnected(ConnectionId(connection), idle(0, false)));
         world.pass(700);
     }
     assert_eq!(world.events, []);
+}
+
+#[test]
+fn r14b_a_pause_that_was_no_danger_teaches_nothing() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    world.step(Input::Disconnected(ConnectionId(1), idle(0, false)));
+    world.pass(700);
+    world.step(Input::Connected(ConnectionId(2)));
+    world.step(Input::Disconnected(ConnectionId(2), Closed::Interrupted));
+    world.pass(50);
+    assert_eq!(world.events, [Event::BotGone]);
 }
 
 #[test]
