@@ -80,7 +80,11 @@ impl Findings {
     pub(crate) fn remarks(&self) -> Vec<String> {
         let errors: Vec<f64> = self.rollouts.iter().filter_map(|rollout| rollout.told).map(Told::error_ms).collect();
         vec![
-            format!("gaps in the status beside the emulator's: {} compared, {:.0} ms apart at most", errors.len(), max(&errors)),
+            format!(
+                "gaps in the status beside the emulator's: {} compared, {:.0} ms apart at most",
+                errors.len(),
+                max(&errors)
+            ),
             format!("node dead or cut off, next poll from another node: p50 {:.0} ms", median(&self.node_dead_ms)),
         ]
     }
