@@ -73,6 +73,11 @@ impl Bot {
         }
     }
 
+    /// The bot's id, the part of its token before the colon.
+    pub(crate) fn id(&self) -> Result<u64> {
+        self.token.split(':').next().and_then(|id| id.parse().ok()).context("a token without an id")
+    }
+
     /// The part of the spec that all bots here have in common.
     pub(crate) fn spec(&self, replicas: u32, api_url: &str) -> Value {
         json!({

@@ -61,6 +61,16 @@ impl Emulator {
         self.mark(Mark::new(MarkKind::Crash, text).of(token).window(CRASH_BEFORE, after)).await
     }
 
+    /// [`Self::mark_planned`] for all bots.
+    pub(crate) async fn mark_all_planned(&self, text: &str) -> Result<Duration> {
+        self.mark(Mark::new(MarkKind::Planned, text)).await
+    }
+
+    /// [`Self::mark_crash`] for all bots.
+    pub(crate) async fn mark_all_crash(&self, text: &str, after: Duration) -> Result<Duration> {
+        self.mark(Mark::new(MarkKind::Crash, text).window(CRASH_BEFORE, after)).await
+    }
+
     async fn mark(&self, mark: Mark) -> Result<Duration> {
         let answer: Value = self.post("/marks", &serde_json::to_value(mark)?).await?;
         let at = answer["at_ms"].as_f64().context("the emulator does not say when the mark was put")?;

@@ -42,6 +42,16 @@ pub(crate) struct Findings {
     pub(crate) failed: Vec<String>,
 }
 
+/// All that is known of a run, or of several.
+#[derive(Default)]
+pub(crate) struct Evidence {
+    pub(crate) findings: Findings,
+    /// The ledger's verdicts.
+    pub(crate) verdicts: Vec<(Library, BotVerdict)>,
+    /// Switch times of planned handovers, in milliseconds, as the lease database has them.
+    pub(crate) switches: Vec<f64>,
+}
+
 /// The last line of `make e2e`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
@@ -90,26 +100,28 @@ impl Findings {
     }
 }
 
-// === impl Summary ===
+// === impl Evidence ===
 
-impl Summary {
-    /// Adds everything up, and fails what is below its floor.
-    ///
-    /// `switches` are those of planned handovers, in milliseconds, as the lease database has them.
-    pub(crate) fn new(findings: Findings, bots: &[(Library, BotVerdict)], switches: &[f64], ttl_s: u64) -> Self {
-        let mut failed = findings.failed;
-        let sum = |count: fn(&Counts) -> u64| bots.iter().map(|(_, verdict)| count(&verdict.counts)).sum::<u64>();
-        let (lost, dup, conflict) = (sum(|c| c.lost), sum(|c| c.dup), sum(|c| c.conflict));
-        let updates = bots.iter().map(|(_, verdict)| verdict.updates).sum();
+impl Evidence {
+    /// Of a run that did not come to its end.
+    pub(crate) fn failed(why: String) -> Self {
+        Self { findings: Findings { failed: vec![why], ..Findings::default() }, ..Self::default() }
+    }
+
+    /// What is not as it must be becomes a finding, and so does a run that is too small to prove anything.
+    pub(crate) fn check_floors(&mut self) {
+        let failed = &mut self.findings.failed;
+        let updates: u64 = self.verdicts.iter().map(|(_, verdict)| verdict.updates).sum();
         if updates < UPDATES_FLOOR {
             failed.push(format!("only {updates} updates; fewer than {UPDATES_FLOOR} prove nothing"));
         }
-        for (kind, count) in [("lost", lost), ("dup", dup), ("conflict", conflict)] {
-            if count > 0 {
-                failed.push(format!("{kind}: {count}"));
+        for (_, verdict) in &self.verdicts {
+            let Counts { lost, dup, conflict } = verdict.counts;
+            for (kind, count) in [("lost", lost), ("dup", dup), ("conflict", conflict)] {
+                if count > 0 {
+                    failed.push(format!("{}: {kind}: {count}", verdict.username));
+                }
             }
-        }
-        for (_, verdict) in bots {
             for handover in verdict.handovers.iter().filter(|h| h.in_window < WINDOW_FLOOR) {
                 failed.push(format!(
                     "only {} updates around the handover of {} at {} s; fewer than {WINDOW_FLOOR} prove nothing",
@@ -122,16 +134,39 @@ impl Summary {
                 failed.push(format!("{}: {} polls at once", verdict.username, verdict.open_polls_max));
             }
         }
-        for rollout in findings.rollouts.iter().filter(|r| r.handovers != 1) {
-            failed.push(format!("the rollout of {} cost {} handovers", rollout.bot, rollout.handovers));
-        }
-        for rollout in &findings.rollouts {
+        for rollout in &self.findings.rollouts {
+            if rollout.handovers != 1 {
+                failed.push(format!("the rollout of {} cost {} handovers", rollout.bot, rollout.handovers));
+            }
             if let Some(told) = rollout.told.filter(|told| told.error_ms() > GAP_TOLERANCE_MS) {
                 failed.push(format!("the status of {} is not what happened: {told:?}", rollout.bot));
             }
         }
+    }
+
+    /// Adds another run's; `prefix` says which run a finding is of.
+    pub(crate) fn add(&mut self, other: Self, prefix: &str) {
+        let (mine, its) = (&mut self.findings, other.findings);
+        mine.rollouts.extend(its.rollouts);
+        mine.bot_crash_ms.extend(its.bot_crash_ms);
+        mine.pod_restart_ms.extend(its.pod_restart_ms);
+        mine.node_dead_ms.extend(its.node_dead_ms);
+        mine.passed.extend(its.passed);
+        mine.failed.extend(its.failed.into_iter().map(|finding| format!("{prefix}{finding}")));
+        self.verdicts.extend(other.verdicts);
+        self.switches.extend(other.switches);
+    }
+}
+
+// === impl Summary ===
+
+impl Summary {
+    /// Adds everything up.
+    pub(crate) fn new(evidence: &Evidence, ttl_s: u64) -> Self {
+        let Evidence { findings, verdicts, switches } = evidence;
+        let sum = |count: fn(&Counts) -> u64| verdicts.iter().map(|(_, verdict)| count(&verdict.counts)).sum::<u64>();
         let mut crash: BTreeMap<&'static str, Counts> = BTreeMap::new();
-        for (library, verdict) in bots {
+        for (library, verdict) in verdicts {
             let entry = crash.entry(library.short()).or_default();
             entry.lost += verdict.crash.lost;
             entry.dup += verdict.crash.dup;
@@ -140,12 +175,12 @@ impl Summary {
         Self {
             rollouts: findings.rollouts.len(),
             libraries: crash.len(),
-            updates,
-            in_windows: bots.iter().map(|(_, verdict)| verdict.in_windows).sum(),
-            lost,
-            dup,
-            conflict,
-            late: bots.iter().map(|(_, verdict)| verdict.late).sum(),
+            updates: verdicts.iter().map(|(_, verdict)| verdict.updates).sum(),
+            in_windows: verdicts.iter().map(|(_, verdict)| verdict.in_windows).sum(),
+            lost: sum(|c| c.lost),
+            dup: sum(|c| c.dup),
+            conflict: sum(|c| c.conflict),
+            late: verdicts.iter().map(|(_, verdict)| verdict.late).sum(),
             crash,
             handovers_max: findings.rollouts.iter().map(|r| r.handovers).max().unwrap_or_default(),
             switch_ms_p50: median(switches),
@@ -154,7 +189,7 @@ impl Summary {
             pod_restart_ms_max: max(&findings.pod_restart_ms),
             node_dead_ms_max: max(&findings.node_dead_ms),
             ttl_s,
-            failed,
+            failed: findings.failed.clone(),
         }
     }
 }

@@ -171,7 +171,7 @@ impl Run {
 
     /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
     async fn strike(&self, bot: &Bot, what: &str, container: Option<&str>, signal: Signal, next: Next) -> Result<f64> {
-        let leader = bot.wait_ready(ROLLOUT).await?;
+        let leader = self.somebody_stands_by(bot).await?;
         let emulator = &self.world.emulator;
         let struck = emulator.mark_crash(&bot.token, what, TTL * 4).await?;
         self.signal(&leader, container, signal).await?;
@@ -203,7 +203,7 @@ impl Run {
     /// Postgres stands still for 20 s: bots notice nothing but silence.
     pub(crate) async fn stop_postgres(&mut self) -> Result<()> {
         let before = self.restarts().await?;
-        self.mark_all("Postgres stopped for 20 s").await?;
+        self.world.emulator.mark_all_planned("Postgres stopped for 20 s").await?;
         let pod = Pod::new(OPERATOR, "pollux-postgres-0");
         let (cluster, stopped) = (self.world.cluster.clone(), pod.clone());
         blocking(move || cluster.signal(&stopped, Some("postgres"), Signal::Stop)).await?;
@@ -234,7 +234,7 @@ impl Run {
 
     /// A node is drained for maintenance.
     pub(crate) async fn drain_node(&mut self, node: &str) -> Result<()> {
-        self.mark_all(&format!("drain of {node}")).await?;
+        self.world.emulator.mark_all_planned(&format!("drain of {node}")).await?;
         let (cluster, drained) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.drain(&drained, Duration::from_secs(120))).await?;
         for bot in &self.bots {
@@ -359,7 +359,7 @@ impl Run {
     pub(crate) async fn cut_node(&mut self, node: &str) -> Result<()> {
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: nothing to cut off");
-        let struck = self.mark_all_crash(&format!("{node} cut off")).await?;
+        let struck = self.world.emulator.mark_all_crash(&format!("{node} cut off"), TTL * 4).await?;
         let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.cut_node(&cut, Direction::Both)).await?;
         for (bot, leader) in &led_there {
@@ -383,7 +383,7 @@ impl Run {
     pub(crate) async fn kill_node(&mut self, node: &str) -> Result<()> {
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: its death proves nothing");
-        let struck = self.mark_all_crash(&format!("{node} dead")).await?;
+        let struck = self.world.emulator.mark_all_crash(&format!("{node} dead"), TTL * 4).await?;
         let (cluster, dead) = (self.world.cluster.clone(), node.to_owned());
         blocking(move || cluster.kill_node(&dead)).await?;
         for (bot, leader) in &led_there {
@@ -393,11 +393,24 @@ impl Run {
         Ok(())
     }
 
+    /// Waits until another replica than the leader could lead at once: a fault during the recovery from the one before
+    /// would measure both.
+    async fn somebody_stands_by(&self, bot: &Bot) -> Result<Leader> {
+        let world = &self.world;
+        until(&format!("a standby of {}", bot.name), ROLLOUT, || async {
+            let leader = bot.wait_ready(ROLLOUT).await?;
+            let ready = world.ready_replicas(bot).await?;
+            let standby = ready.contains(&leader.pod) && ready.len() >= 2;
+            Ok(if standby { Look::Yes(leader) } else { Look::NotYet(format!("{leader:?}, ready: {ready:?}")) })
+        })
+        .await
+    }
+
     /// The bots whose leader is on a node.
     pub(crate) async fn led_on(&self, node: &str) -> Result<Vec<(Bot, Leader)>> {
         let mut found = Vec::new();
         for bot in &self.bots {
-            let leader = bot.wait_ready(ROLLOUT).await?;
+            let leader = self.somebody_stands_by(bot).await?;
             if leader.node == node {
                 found.push((bot.clone(), leader));
             }
@@ -413,21 +426,6 @@ impl Run {
         let message = bot.wait_reason("TokenAccepted", &["Unauthorized"], Duration::from_secs(60)).await?;
         ensure!(message.contains("rejected-token"), "the message does not name the Secret: {message}");
         bot.delete().await
-    }
-
-    async fn mark_all(&self, what: &str) -> Result<()> {
-        for bot in &self.bots {
-            self.world.emulator.mark_planned(&bot.token, what).await?;
-        }
-        Ok(())
-    }
-
-    async fn mark_all_crash(&self, what: &str) -> Result<Duration> {
-        let mut last = Duration::ZERO;
-        for bot in &self.bots {
-            last = self.world.emulator.mark_crash(&bot.token, what, TTL * 4).await?;
-        }
-        Ok(last)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use pollux_testbed::{Cluster, Options};
 
 use crate::bot::Library;
-use crate::report::Summary;
+use crate::report::{Evidence, Summary};
 use crate::scenarios::{Run, TTL, settle};
 use crate::world::{World, blocking};
 
@@ -20,32 +20,49 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()
     } else {
         vec![(version, 1)]
     };
-    let mut failed = 0;
-    for (kubernetes, seed) in rounds {
+    let mut all = Evidence::default();
+    for (kubernetes, seed) in &rounds {
         if full {
             println!("== Kubernetes {kubernetes}, seed {seed}");
         }
-        failed += round(&kubernetes, seed, only, keep).await?;
+        let mut evidence = round(kubernetes, *seed, only, keep).await.unwrap_or_else(|error| {
+            println!("FAILED  {error:#}");
+            Evidence::failed(format!("{error:#}"))
+        });
+        for remark in evidence.findings.remarks() {
+            println!("{remark}");
+        }
+        evidence.check_floors();
+        if full {
+            println!("{}", serde_json::to_string(&Summary::new(&evidence, TTL.as_secs()))?);
+        }
+        all.add(evidence, &if full { format!("{kubernetes}, seed {seed}: ") } else { String::new() });
     }
+    if full {
+        println!("== all {} rounds", rounds.len());
+        for remark in all.findings.remarks() {
+            println!("{remark}");
+        }
+    }
+    let summary = Summary::new(&all, TTL.as_secs());
+    println!("scenarios: {} passed, {} failed", all.findings.passed.len(), summary.failed.len());
+    println!("{}", serde_json::to_string(&summary)?);
     // The summary is the last line on standard output; the exit code says the rest.
-    ensure!(failed == 0, "{failed} findings; they are in the summary under `failed`");
+    ensure!(summary.failed.is_empty(), "{} findings; they are in the summary under `failed`", summary.failed.len());
     Ok(())
 }
 
-async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<usize> {
+async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<Evidence> {
     let options = Options { name: "e2e".into(), nodes: 3, kubernetes: kubernetes.into(), ..Options::default() };
     let name = options.name.clone();
     let judged = async { judge(World::up(options).await?, seed, only).await }.await;
     if !keep {
         blocking(move || Cluster::remove(&name)).await?;
     }
-    let (summary, passed) = judged?;
-    println!("scenarios: {passed} passed, {} failed", summary.failed.len());
-    println!("{}", serde_json::to_string(&summary)?);
-    Ok(summary.failed.len())
+    judged
 }
 
-async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, usize)> {
+async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> {
     let mut run = Run::start(world, &Library::ALL, seed).await?;
     let mut left_out = 0;
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
@@ -84,11 +101,7 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<(Summary, 
         verdicts.push((bot.library, settle(&run.world, &bot).await?));
     }
     let switches = switches(&run.world).await?;
-    let passed = run.findings.passed.len();
-    for remark in run.findings.remarks() {
-        println!("{remark}");
-    }
-    Ok((Summary::new(run.findings, &verdicts, &switches, TTL.as_secs()), passed))
+    Ok(Evidence { findings: run.findings, verdicts, switches })
 }
 
 /// The switch times of planned handovers as the lease database has them, in milliseconds.

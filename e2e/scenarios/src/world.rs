@@ -162,9 +162,17 @@ impl World {
 
     /// A bot's epoch as the database has it.
     pub(crate) async fn epoch(&self, bot: &Bot) -> Result<i64> {
-        let id: u64 = bot.token.split(':').next().and_then(|id| id.parse().ok()).context("a token without an id")?;
+        let id = bot.id()?;
         let text = self.psql(&format!("select epoch from pollux.lease where bot_id = {id}")).await?;
         text.trim().parse().with_context(|| format!("the epoch of {}: {text:?}", bot.name))
+    }
+
+    /// The pods of a bot that could lead at this moment, the leader among them, as the lease database knows them.
+    pub(crate) async fn ready_replicas(&self, bot: &Bot) -> Result<Vec<String>> {
+        let id = bot.id()?;
+        let fresh = "ready and not leaving and beat_at > clock_timestamp() - interval '3 s'";
+        let text = self.psql(&format!("select pod from pollux.candidate where bot_id = {id} and {fresh}")).await?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
     }
 
     /// Asks the lease database, by psql in its own pod.
