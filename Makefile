@@ -24,8 +24,16 @@ DENY_VERSION := 0.20.2
 BUILD := cargo build --workspace --all-targets $(if $(filter release,$(PROFILE)),--release)
 BIN := $(CARGO_TARGET_DIR)/$(shell rustc -vV | sed -n 's/^host: //p')/$(if $(filter release,$(PROFILE)),release,debug)
 TESTBED := $(BIN)/pollux-testbed
+# A cluster of the user's is touched only when make is told of it (make demo KUBECONFIG=...): many have one in their environment
+# and do not expect a test to use it.
+ifeq ($(origin KUBECONFIG),command line)
+YOURS := yes
+SCENARIOS := $(BIN)/pollux-scenarios --kubeconfig $(KUBECONFIG) $(if $(IMAGE_REGISTRY),--registry $(IMAGE_REGISTRY))
+else
+SCENARIOS := $(BIN)/pollux-scenarios
+endif
 TESTBED_TESTS := cargo test --quiet --workspace --test cluster -- --ignored
-IMAGES := e2e/images/build.sh --no-cargo
+IMAGES := e2e/images/build.sh --no-cargo $(if $(YOURS),$(if $(IMAGE_REGISTRY),--push=$(IMAGE_REGISTRY)))
 
 .PHONY: help
 help: ## Show this list
@@ -34,14 +42,14 @@ help: ## Show this list
 ## === the two commands of the README ===
 
 .PHONY: demo demo-down test
-demo: need-cluster ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
+demo: $(if $(YOURS),,need-cluster) ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
-	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
+	$(if $(YOURS),,@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES))
 	@$(STAGE) "images" 300 $(IMAGES)
-	@$(BIN)/pollux-scenarios demo
+	@$(SCENARIOS) demo
 
 demo-down: ## Remove what `make demo` left running
-	@$(TESTBED) down --name demo
+	@$(SCENARIOS) demo-down
 
 test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 	@.ci/test
@@ -61,20 +69,19 @@ unit: need-unit need-cluster ## Tests of all crates: pure ones, on a real Postgr
 	@$(STAGE) "Kubernetes, for kubectl and helm" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
 	cargo test --workspace --all-targets --no-fail-fast --quiet
 
-e2e: need-cluster ## Every library and every fault once, on a real cluster; one JSON object as its last line
+e2e: $(if $(YOURS),,need-cluster) ## Every library and every fault once, on a real cluster; one JSON object as its last line
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
-	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
+	$(if $(YOURS),,@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES))
 	@$(STAGE) "images" 300 $(IMAGES)
-	@$(STAGE) "the testbed's own tests" 180 $(TESTBED_TESTS)
-	@$(BIN)/pollux-scenarios e2e
+	$(if $(YOURS),,@$(STAGE) "the testbed's own tests" 180 $(TESTBED_TESTS))
+	@$(SCENARIOS) e2e
 
-e2e-full: need-cluster ## The same five times, and on Kubernetes 1.33 too (hours)
+e2e-full: $(if $(YOURS),,need-cluster) ## The same five times, and on Kubernetes 1.33 too (hours)
 	$(BUILD)
-	@$(TESTBED) build --kubernetes 1.36
-	@$(TESTBED) build --kubernetes 1.33
+	$(if $(YOURS),,@$(TESTBED) build --kubernetes 1.36 && $(TESTBED) build --kubernetes 1.33)
 	@$(IMAGES)
-	@KUBERNETES=1.33 $(TESTBED_TESTS)
-	@$(BIN)/pollux-scenarios e2e --full
+	$(if $(YOURS),,@KUBERNETES=1.33 $(TESTBED_TESTS))
+	@$(SCENARIOS) e2e --full
 
 generate: ## Write the generated files anew (crds/, the chart's copies)
 	$(BUILD) --quiet
@@ -89,7 +96,7 @@ bench: need-unit ## Timings: a hundred handovers of the lease on a real PostgreS
 ## === the testbed ===
 
 .PHONY: images cluster cluster-down clean-cache
-images: need-cluster ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
+images: ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
 	$(BUILD)
 	@$(IMAGES)
 
@@ -112,8 +119,7 @@ need-unit:
 
 need-cluster:
 	@$(NEED) "iproute2=nodes are network namespaces" "iptables=kube-proxy, and faults that cut a node off" "conntrack=kube-proxy" \
-	  "gcc=runc is built with cgo" "libc6-dev=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp" \
-	  "buildah=images are built without a Docker engine" "mmdebstrap=the root of the bots' images is a Debian"
+	  "gcc=runc is built with cgo" "libc6-dev=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp"
 
 $(DENY):
 	@echo "cargo-deny $(DENY_VERSION): built once, about 4 minutes"

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: e2e/images/build.sh [--no-cargo] [--list] [--help] [NAME...]
+usage: e2e/images/build.sh [--no-cargo] [--push=REGISTRY] [--list] [--help] [NAME...]
 
 Builds the named images (all of them without a name) and writes each as an archive that `ctr images import`,
 `docker load` and `kind load image-archive` take:
@@ -15,6 +15,7 @@ What did not change since the last time is left alone. A NAME is an image's name
 `product` (pollux-controller, pollux-agent) and `bots` (e2e-bot-*).
 
     --no-cargo      take the workspace's binaries as they lie in the target directory; build nothing with cargo
+    --push=REGISTRY also push them there, as REGISTRY/<name>:<tag> (registry.example.org/pollux; loopback needs no TLS)
     --list          print the names and the archives' paths, build nothing
 
 Environment:
@@ -43,6 +44,7 @@ PRODUCT=(pollux-controller pollux-agent)
 BOTS=(e2e-bot-ptb e2e-bot-aiogram e2e-bot-grammy e2e-bot-telegraf e2e-bot-teloxide)
 ALL=("${PRODUCT[@]}" e2e-botapi e2e-postgres "${BOTS[@]}")
 CARGO=yes
+PUSH=
 
 # --- what is said on the way -----------------------------------------------------------------------------------------
 
@@ -113,6 +115,21 @@ save_image() {
     else
         quietly image_store push "$1" "docker-archive:$2:$1"
     fi
+}
+
+# push_image NAME TAG: the archive of an image goes to the registry, by the builder's own login (buildah login, docker login).
+push_image() {
+    local from=$REGISTRY/$1:$2 to=$PUSH/$1:$2 tls=true
+    case $PUSH in localhost[:/]* | 127.0.0.1[:/]*) tls=false ;; esac
+    if [ "$BUILDER" = docker ]; then
+        quietly docker load --input "$OUT/$1.tar"
+        quietly docker tag "$from" "$to"
+        quietly docker push "$to"
+    else
+        quietly image_store pull "docker-archive:$OUT/$1.tar"
+        quietly image_store push --tls-verify=$tls "$from" "docker://$to"
+    fi
+    say "$1" "pushed to $to"
 }
 
 # --- roots -----------------------------------------------------------------------------------------------------------
@@ -308,6 +325,7 @@ for argument in "$@"; do
     case $argument in
     -h | --help) usage; exit ;;
     --no-cargo) CARGO=no ;;
+    --push=*) PUSH=${argument#*=} ;;
     --list) for name in "${ALL[@]}"; do printf '%-18s %s\n' "$name" "$OUT/$name.tar"; done; exit ;;
     -*) usage >&2; exit 2 ;;
     product) NAMES+=("${PRODUCT[@]}") ;;
@@ -334,4 +352,10 @@ if [ "$BUILDER" = buildah ]; then
 fi
 
 for name in "${NAMES[@]}"; do build_one "$name"; done
+if [ -n "$PUSH" ]; then
+    for name in "${NAMES[@]}"; do
+        case " ${PRODUCT[*]} " in *" $name "*) tag=$VERSION ;; *) tag=dev ;; esac
+        push_image "$name" "$tag"
+    done
+fi
 say "all done" "$OUT"

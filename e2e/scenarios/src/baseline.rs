@@ -22,6 +22,7 @@ pub(crate) struct Plain {
     pub(crate) library: Library,
     pub(crate) strategy: Strategy,
     pub(crate) token: String,
+    image: String,
 }
 
 // === impl Strategy ===
@@ -44,7 +45,7 @@ impl Plain {
         let token = format!("{id}:e2e-canary-{name}");
         world.emulator.add_bot(&token, &name.replace('-', "_")).await?;
         world.apply(&secret(&format!("{name}-token"), &token)).await?;
-        let plain = Self { name, library, strategy, token };
+        let plain = Self { name, library, strategy, token, image: library.image(&world.ground) };
         plain.roll(world, 1).await?;
         Ok(plain)
     }
@@ -77,7 +78,7 @@ impl Plain {
                         "terminationGracePeriodSeconds": 45,
                         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
                         "containers": [{
-                            "name": "bot", "image": self.library.image(), "imagePullPolicy": "IfNotPresent",
+                            "name": "bot", "image": self.image, "imagePullPolicy": "IfNotPresent",
                             "env": [
                                 {"name": "HANDLER_MS", "value": "100"},
                                 {"name": "VERSION", "value": version.to_string()},

@@ -7,6 +7,7 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
+use crate::ground::Ground;
 use crate::wait::{Look, until};
 
 /// A library whose bot is run.
@@ -26,6 +27,8 @@ pub(crate) struct Bot {
     pub(crate) library: Library,
     pub(crate) token: String,
     pub(crate) namespace: String,
+    pub(crate) image: String,
+    placement: Value,
     resources: Api<DynamicObject>,
 }
 
@@ -54,21 +57,30 @@ impl Library {
         }
     }
 
-    pub(crate) fn image(self) -> String {
-        format!("ghcr.io/pollux-operator/e2e-bot-{}:dev", self.short())
+    pub(crate) fn image(self, ground: &Ground) -> String {
+        format!("{}/e2e-bot-{}:dev", ground.images(), self.short())
     }
 }
 
 // === impl Bot ===
 
 impl Bot {
-    pub(crate) fn new(client: kube::Client, namespace: &str, name: &str, library: Library, token: &str) -> Self {
+    pub(crate) fn new(
+        ground: &Ground,
+        client: kube::Client,
+        namespace: &str,
+        name: &str,
+        library: Library,
+        token: &str,
+    ) -> Self {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("pollux.dev", "v1alpha1", "TelegramBot"));
         Self {
             name: name.to_owned(),
             library,
             token: token.to_owned(),
             namespace: namespace.to_owned(),
+            image: library.image(ground),
+            placement: ground.placement(name),
             resources: Api::namespaced_with(client, namespace, &kind),
         }
     }
@@ -81,14 +93,14 @@ impl Bot {
     /// The part of the spec that all bots here have in common.
     pub(crate) fn spec(&self, replicas: u32, api_url: &str) -> Value {
         json!({
-            "image": self.library.image(),
+            "image": self.image,
             "imagePullPolicy": "IfNotPresent",
             "replicas": replicas,
             "tokenSecretRef": {"name": format!("{}-token", self.name)},
             "botApi": {"url": api_url},
             "env": [{"name": "HANDLER_MS", "value": "100"}],
             "minReadySeconds": 1,
-            "podTemplate": {"spec": placement(&self.name)},
+            "podTemplate": self.placement,
         })
     }
 
@@ -160,20 +172,6 @@ impl Bot {
         })
         .await
     }
-}
-
-/// On the nodes that faults hit, one pod of each version on each: so every fault has somebody to hit, and somebody to go on.
-fn placement(bot: &str) -> Value {
-    json!({
-        "nodeSelector": {"pollux.dev/testbed-role": "faulty"},
-        "topologySpreadConstraints": [{
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": {"pollux.dev/bot": bot}},
-            "matchLabelKeys": ["pod-template-hash"],
-        }],
-    })
 }
 
 /// The condition of a type in a status.

@@ -4,15 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pollux_botapi::BotVerdict;
-use pollux_testbed::{Options, Pod, Signal};
+use pollux_testbed::{Cluster, Options, Pod, Signal};
 
 use crate::baseline::{Plain, Strategy};
 use crate::bot::{Bot, Library};
+use crate::ground::{Ground, Yours};
 use crate::scenarios::{load, settled, version};
+use crate::suite::kubernetes;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
 
 const LIBRARIES: [Library; 3] = [Library::PythonTelegramBot, Library::Grammy, Library::Aiogram];
+const CLUSTER: &str = "demo";
 const SEED: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The node that is drained. The emulator and the database are on the other one.
@@ -39,13 +42,17 @@ impl Timeline {
 }
 
 /// Runs the demo and leaves the cluster up.
-pub(crate) async fn run() -> Result<()> {
-    println!(
-        "A two-node cluster, three bots with Pollux, and the same bots as plain Deployments, all on this machine."
-    );
-    println!("The bots talk to an emulator of Telegram's Bot API; no message leaves this machine.\n");
-    let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
-    let world = World::up(Options { name: "demo".into(), nodes: 2, kubernetes: version, ..Options::default() }).await?;
+pub(crate) async fn run(yours: Option<Yours>) -> Result<()> {
+    let place = if yours.is_some() { "On your cluster:" } else { "A two-node cluster on this machine:" };
+    println!("{place} three bots with Pollux, and the same bots as plain Deployments.");
+    println!("The bots talk to an emulator of Telegram's Bot API in the cluster; no message leaves it.\n");
+    let world = match yours {
+        Some(yours) => World::visit(yours).await?,
+        None => {
+            World::up(Options { name: CLUSTER.into(), nodes: 2, kubernetes: kubernetes(), ..Options::default() })
+                .await?
+        }
+    };
     let lanes = lanes_page(&world).await?;
     println!("\nWatch it live: {lanes}\n");
 
@@ -63,8 +70,13 @@ pub(crate) async fn run() -> Result<()> {
     for bot in &bots {
         world.emulator.start_load(&bot.token, &load(SEED + 1)).await?;
     }
-    kill(&world, &timeline, &bots[0]).await?;
-    drain(&world, &timeline, &bots).await?;
+    match world.ground.breakable() {
+        Ok(cluster) => {
+            kill(&world, &cluster, &timeline, &bots[0]).await?;
+            drain(&world, &cluster, &timeline, &bots).await?;
+        }
+        Err(skipped) => timeline.say(&format!("no kill and no drain: this {skipped}")),
+    }
     timeline.say("load ends");
     for bot in &bots {
         world.emulator.stop_load(&bot.token).await?;
@@ -72,6 +84,14 @@ pub(crate) async fn run() -> Result<()> {
     settled(&world, &bots.iter().map(|bot| &bot.token).collect::<Vec<_>>()).await?;
     print_verdict(&world, &planned, &bots).await?;
     farewell(&world, &lanes).await
+}
+
+/// Removes the cluster, or what the demo made on the user's.
+pub(crate) async fn down(yours: Option<Yours>) -> Result<()> {
+    match yours {
+        Some(yours) => yours.clear(&World::again(yours.clone()).await?).await,
+        None => blocking(|| Cluster::remove(CLUSTER)).await,
+    }
 }
 
 async fn start(world: &World) -> Result<(Vec<Bot>, Vec<Plain>)> {
@@ -118,11 +138,11 @@ async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]
     Ok(())
 }
 
-async fn kill(world: &World, timeline: &Timeline, bot: &Bot) -> Result<()> {
+async fn kill(world: &World, cluster: &Cluster, timeline: &Timeline, bot: &Bot) -> Result<()> {
     let leader = bot.wait_ready(PATIENCE).await?;
     let struck = world.emulator.mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30)).await?;
     timeline.say(&format!("kill -9 of {}, the leader of {}", leader.pod, bot.name));
-    let (cluster, pod) = (world.cluster.clone(), Pod::new(BOTS, &leader.pod));
+    let (cluster, pod) = (cluster.clone(), Pod::new(BOTS, &leader.pod));
     blocking(move || cluster.signal(&pod, Some("bot"), Signal::Kill)).await?;
     let next = until("the next poll", PATIENCE, || async {
         let polls = world.emulator.polls(&bot.token).await?;
@@ -134,15 +154,15 @@ async fn kill(world: &World, timeline: &Timeline, bot: &Bot) -> Result<()> {
     bot.wait_ready(PATIENCE).await.map(drop)
 }
 
-async fn drain(world: &World, timeline: &Timeline, bots: &[Bot]) -> Result<()> {
+async fn drain(world: &World, cluster: &Cluster, timeline: &Timeline, bots: &[Bot]) -> Result<()> {
     for bot in bots {
         world.emulator.mark_planned(&bot.token, &format!("drain of {DRAINED}")).await?;
     }
     timeline.say(&format!("kubectl drain {DRAINED}"));
-    let cluster = world.cluster.clone();
-    blocking(move || cluster.drain(DRAINED, PATIENCE)).await?;
+    let draining = cluster.clone();
+    blocking(move || draining.drain(DRAINED, PATIENCE)).await?;
     timeline.say(&format!("{DRAINED} is empty"));
-    let cluster = world.cluster.clone();
+    let cluster = cluster.clone();
     blocking(move || cluster.uncordon(DRAINED)).await?;
     for bot in bots {
         let leader = bot.wait_ready(PATIENCE).await?;
@@ -229,20 +249,27 @@ async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<(
 }
 
 async fn lanes_page(world: &World) -> Result<String> {
-    let cluster = world.cluster.clone();
+    let Ground::Own(cluster) = world.ground.clone() else {
+        return Ok(format!("kubectl port-forward -n {TELEGRAM} service/botapi 8090, then http://127.0.0.1:8090/"));
+    };
     let address = blocking(move || cluster.forward(&format!("service/{TELEGRAM}/botapi:8090"), 0)).await?;
     Ok(format!("http://{address}/"))
 }
 
 async fn farewell(world: &World, lanes: &str) -> Result<()> {
-    println!("The cluster stays up. To try next:\n");
-    println!("  . {}/env", world.cluster.kubeconfig().parent().unwrap_or(world.cluster.kubeconfig()).display());
+    println!("Everything stays up. To try next:\n");
+    if let Ground::Own(cluster) = &world.ground {
+        println!("  . {}", cluster.env_file().display());
+    }
     println!("  kubectl get telegrambots -n {BOTS} -o wide -w");
     println!("  kubectl delete pod -n {BOTS} -l pollux.dev/bot=grammy --wait=false");
     println!(
         "  kubectl patch tgbot grammy -n {BOTS} --type=merge -p '{{\"spec\":{{\"env\":[{{\"name\":\"VERSION\",\"value\":\"3\"}}]}}}}'"
     );
     println!("  the lanes page: {lanes}");
-    println!("  make demo-down");
+    match &world.ground {
+        Ground::Own(_) => println!("  make demo-down"),
+        Ground::Yours(yours) => println!("  make demo-down KUBECONFIG={}", yours.kubeconfig.display()),
+    }
     Ok(())
 }

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Changes every field of one bot.
 pub(crate) async fn every_field(world: &World) -> Result<()> {
+    world.ground.breakable()?;
     let bot = world.bot("fields", Library::Grammy, 1_000_021).await?;
     bot.apply(&bot.spec(1, API_URL)).await?;
     bot.wait_ready(PATIENCE).await?;
@@ -204,7 +205,7 @@ async fn process(world: &World, pod: &PodName, container: &'static str) -> Resul
 }
 
 async fn first_pid(world: &World, pod: &PodName, container: &'static str) -> Result<i32> {
-    let (cluster, pod) = (world.cluster.clone(), pod.clone());
+    let (cluster, pod) = (world.ground.breakable()?, pod.clone());
     let pids = blocking(move || cluster.processes(&pod, Some(container))).await?;
     pids.into_iter().min().context("the container has no process")
 }

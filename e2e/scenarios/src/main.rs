@@ -5,6 +5,7 @@ mod bot;
 mod demo;
 mod emulator;
 mod fields;
+mod ground;
 mod mistakes;
 mod report;
 mod scenarios;
@@ -13,13 +14,24 @@ mod tls;
 mod wait;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::ground::Yours;
+
 #[derive(Parser)]
 #[command(about = "Real bots on a real cluster, under load, with a ledger as the judge")]
 struct Cli {
+    /// Run on the cluster that this file leads to, in namespaces of our own, and not on one that is started for it
+    #[arg(long, global = true)]
+    kubeconfig: Option<PathBuf>,
+
+    /// Registry and repository where that cluster's nodes find the images; without it they must have been loaded
+    #[arg(long, global = true, requires = "kubeconfig")]
+    registry: Option<String>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -28,6 +40,8 @@ struct Cli {
 enum Command {
     /// Bots of three libraries beside the same bots as plain Deployments: a rollout of each, a kill, a drain, a verdict. The cluster stays up
     Demo,
+    /// Take away what the demo left
+    DemoDown,
     /// Every library and every fault once; the last line is one JSON object
     E2e {
         /// Only scenarios whose name contains this
@@ -45,15 +59,20 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
-    let outcome = match Cli::parse().command {
-        Command::Demo => demo::run().await,
-        Command::E2e { only, keep, full } => suite::run(only.as_deref(), keep, full).await,
-    };
-    match outcome {
+    match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let yours = cli.kubeconfig.map(|file| Yours::named(file, cli.registry)).transpose()?;
+    match cli.command {
+        Command::Demo => demo::run(yours).await,
+        Command::DemoDown => demo::down(yours).await,
+        Command::E2e { only, keep, full } => suite::run(only.as_deref(), keep, full, yours).await,
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn named_in_time(world: &World) -> Result<()> {
 }
 
 fn mistakes(bot: &Bot) -> Vec<Mistake> {
-    let image = bot.library.image();
+    let image = bot.image.clone();
     let token = json!({"tokenSecretRef": {"name": format!("{}-token", bot.name), "key": "token"}});
     vec![
         Mistake {

@@ -4,15 +4,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
 use pollux_botapi::{BotVerdict, Load, PollRecord};
 use pollux_testbed::{Direction, Pod, Signal};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::bot::{Bot, Leader, Library, leader};
+use crate::ground::Skipped;
 use crate::report::{Findings, Rollout, Told};
 use crate::wait::{Look, until};
-use crate::world::{API_URL, BOTS, OPERATOR, World, blocking};
+use crate::world::{API_URL, BOTS, OPERATOR, World, blocking, repository};
 
 /// The TTL of the leases here; the default of the resource.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
@@ -55,6 +58,10 @@ impl Run {
             Ok(()) => {
                 println!("ok      {name}");
                 self.findings.passed.push(name.to_owned());
+            }
+            Err(error) if error.is::<Skipped>() => {
+                println!("skipped {name}: {error}");
+                self.findings.skipped.push(name.to_owned());
             }
             Err(error) => {
                 println!("FAILED  {name}: {error:#}");
@@ -158,6 +165,7 @@ impl Run {
 
     /// The leader's pod stands still for three times its lease, and then goes on in the belief that nothing happened.
     pub(crate) async fn pause_pod(&mut self) -> Result<()> {
+        self.world.ground.breakable()?;
         let bot = self.bot(Library::Teloxide)?;
         let leader = bot.wait_ready(ROLLOUT).await?;
         let started = Instant::now();
@@ -171,6 +179,7 @@ impl Run {
 
     /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
     async fn strike(&self, bot: &Bot, what: &str, container: Option<&str>, signal: Signal, next: Next) -> Result<f64> {
+        self.world.ground.breakable()?;
         let leader = self.somebody_stands_by(bot).await?;
         let emulator = &self.world.emulator;
         let struck = emulator.mark_crash(&bot.token, what, TTL * 4).await?;
@@ -180,7 +189,7 @@ impl Run {
     }
 
     async fn signal(&self, leader: &Leader, container: Option<&str>, signal: Signal) -> Result<()> {
-        let (cluster, pod) = (self.world.cluster.clone(), Pod::new(BOTS, &leader.pod));
+        let (cluster, pod) = (self.world.ground.breakable()?, Pod::new(BOTS, &leader.pod));
         let container = container.map(str::to_owned);
         let reached = blocking(move || cluster.signal(&pod, container.as_deref(), signal)).await?;
         ensure!(!reached.is_empty(), "no process of {} was reached", leader.pod);
@@ -202,13 +211,13 @@ impl Run {
 
     /// Postgres stands still for 20 s: bots notice nothing but silence.
     pub(crate) async fn stop_postgres(&mut self) -> Result<()> {
+        let cluster = self.world.ground.breakable()?;
         let before = self.restarts().await?;
         self.world.emulator.mark_all_planned("Postgres stopped for 20 s").await?;
         let pod = Pod::new(OPERATOR, "pollux-postgres-0");
-        let (cluster, stopped) = (self.world.cluster.clone(), pod.clone());
-        blocking(move || cluster.signal(&stopped, Some("postgres"), Signal::Stop)).await?;
+        let (stopping, stopped) = (cluster.clone(), pod.clone());
+        blocking(move || stopping.signal(&stopped, Some("postgres"), Signal::Stop)).await?;
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let cluster = self.world.cluster.clone();
         blocking(move || cluster.signal(&pod, Some("postgres"), Signal::Continue)).await?;
         for bot in &self.bots {
             bot.wait_ready(ROLLOUT).await?;
@@ -234,9 +243,10 @@ impl Run {
 
     /// A node is drained for maintenance.
     pub(crate) async fn drain_node(&mut self, node: &str) -> Result<()> {
+        let cluster = self.world.ground.breakable()?;
         self.world.emulator.mark_all_planned(&format!("drain of {node}")).await?;
-        let (cluster, drained) = (self.world.cluster.clone(), node.to_owned());
-        blocking(move || cluster.drain(&drained, Duration::from_secs(120))).await?;
+        let (draining, drained) = (cluster.clone(), node.to_owned());
+        blocking(move || draining.drain(&drained, Duration::from_secs(120))).await?;
         for bot in &self.bots {
             until(&format!("{} to be led elsewhere", bot.name), ROLLOUT, || async {
                 let leader = leader(&bot.status().await?);
@@ -247,7 +257,7 @@ impl Run {
             })
             .await?;
         }
-        let (cluster, node) = (self.world.cluster.clone(), node.to_owned());
+        let node = node.to_owned();
         blocking(move || cluster.uncordon(&node)).await?;
         for bot in &self.bots {
             bot.wait_ready(ROLLOUT).await?;
@@ -317,6 +327,7 @@ impl Run {
 
     /// The operator's active replica dies: the other one takes its place and does the next thing that is asked of it.
     pub(crate) async fn kill_operator(&mut self) -> Result<()> {
+        let cluster = self.world.ground.breakable()?;
         let holder = "jsonpath={.spec.holderIdentity}";
         let active =
             self.world.run("kubectl", &["get", "lease", "pollux-controller", "-n", OPERATOR, "-o", holder]).await?;
@@ -341,7 +352,7 @@ impl Run {
             .find(|pod| active.contains(*pod))
             .with_context(|| format!("the Lease names {active:?}, which is none of {pods}"))?;
         let bot = self.bot(Library::Aiogram)?;
-        let (cluster, pod) = (self.world.cluster.clone(), Pod::new(OPERATOR, pod));
+        let pod = Pod::new(OPERATOR, pod);
         blocking(move || cluster.signal(&pod, None, Signal::Kill)).await?;
         bot.change(&json!({"minReadySeconds": 2})).await?;
         let world = &self.world;
@@ -355,18 +366,46 @@ impl Run {
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
 
+    /// The chart's operator makes room for the one of `config/`, which goes on with the same bots.
+    pub(crate) async fn install_by_kustomize(&mut self) -> Result<()> {
+        self.world.ground.breakable()?;
+        let world = self.world.clone();
+        let kubectl = async |args: &str| world.run("kubectl", &args.split(' ').collect::<Vec<_>>()).await;
+        kubectl(&format!("delete deployment,poddisruptionbudget pollux-controller -n {OPERATOR}")).await?;
+        let base = repository().join("config/default");
+        kubectl(&format!("apply --server-side --force-conflicts -k {}", base.display())).await?;
+        let secrets: Api<Secret> = Api::namespaced(self.world.client.clone(), OPERATOR);
+        let uri = secrets.get("pollux-postgres").await?.data.and_then(|mut data| data.remove("uri"));
+        let uri = uri.context("the chart's PostgreSQL has no URI in its Secret")?;
+        self.world
+            .apply(&json!({
+                "apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": "pollux-controller-lease", "namespace": OPERATOR},
+                "data": {"uri": uri},
+            }))
+            .await?;
+        let stable = json!({"spec": {"template": {"spec": {"nodeSelector": self.world.ground.stable()}}}});
+        kubectl(&format!("patch deployment pollux-controller -n {OPERATOR} --type=merge -p {stable}")).await?;
+        self.world.deployment_rolled_out(OPERATOR, "pollux-controller", ROLLOUT).await?;
+        self.version += 1;
+        let rollout = roll(&self.world, &self.bot(Library::Telegraf)?, self.version).await?;
+        self.findings.rollouts.push(rollout);
+        Ok(())
+    }
+
     /// A node is cut off in both directions until its leases are over, and comes back.
     pub(crate) async fn cut_node(&mut self, node: &str) -> Result<()> {
+        let cluster = self.world.ground.breakable()?;
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: nothing to cut off");
         let struck = self.world.emulator.mark_all_crash(&format!("{node} cut off"), TTL * 4).await?;
-        let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
-        blocking(move || cluster.cut_node(&cut, Direction::Both)).await?;
+        let (cutting, cut) = (cluster.clone(), node.to_owned());
+        blocking(move || cutting.cut_node(&cut, Direction::Both)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
             self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);
         }
-        let (cluster, cut) = (self.world.cluster.clone(), node.to_owned());
+        let cut = node.to_owned();
         blocking(move || cluster.heal_node(&cut)).await?;
         // Whoever was behind the cut sees that it was replaced, and stays a standby.
         for (bot, old) in &led_there {
@@ -381,10 +420,11 @@ impl Run {
 
     /// A node dies and does not come back.
     pub(crate) async fn kill_node(&mut self, node: &str) -> Result<()> {
+        let cluster = self.world.ground.breakable()?;
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: its death proves nothing");
         let struck = self.world.emulator.mark_all_crash(&format!("{node} dead"), TTL * 4).await?;
-        let (cluster, dead) = (self.world.cluster.clone(), node.to_owned());
+        let dead = node.to_owned();
         blocking(move || cluster.kill_node(&dead)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;

@@ -1,9 +1,12 @@
 //! The order in which the scenarios run, and their summary.
 
+use std::fmt;
+
 use anyhow::{Result, ensure};
 use pollux_testbed::{Cluster, Options};
 
 use crate::bot::Library;
+use crate::ground::Yours;
 use crate::report::{Evidence, Summary};
 use crate::scenarios::{Run, TTL, settle};
 use crate::world::{World, blocking};
@@ -12,20 +15,39 @@ use crate::world::{World, blocking};
 const CUT: &str = "node-3";
 const DEAD: &str = "node-2";
 
+/// Where a round runs.
+enum Place {
+    /// On a cluster of our own of this version.
+    Own(String),
+    /// On one of the user's.
+    Yours(Yours),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(version) => write!(f, "Kubernetes {version}"),
+            Self::Yours(yours) => write!(f, "{}", yours.kubeconfig.display()),
+        }
+    }
+}
+
 /// Runs all scenarios (or those that are named), prints the summary as the last line.
-pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()> {
-    let version = std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned());
-    let rounds: Vec<(String, u64)> = if full {
-        (1..=5).map(|seed| (version.clone(), seed)).chain((1..=5).map(|seed| ("1.33".to_owned(), seed))).collect()
-    } else {
-        vec![(version, 1)]
+pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool, yours: Option<Yours>) -> Result<()> {
+    let rounds: Vec<(Place, u64)> = match (&yours, full) {
+        (Some(yours), full) => (1..=if full { 5 } else { 1 }).map(|seed| (Place::Yours(yours.clone()), seed)).collect(),
+        (None, false) => vec![(Place::Own(kubernetes()), 1)],
+        (None, true) => [kubernetes(), "1.33".to_owned()]
+            .into_iter()
+            .flat_map(|version| (1..=5).map(move |seed| (Place::Own(version.clone()), seed)))
+            .collect(),
     };
     let mut all = Evidence::default();
-    for (kubernetes, seed) in &rounds {
+    for (place, seed) in &rounds {
         if full {
-            println!("== Kubernetes {kubernetes}, seed {seed}");
+            println!("== {place}, seed {seed}");
         }
-        let mut evidence = round(kubernetes, *seed, only, keep).await.unwrap_or_else(|error| {
+        let mut evidence = round(place, *seed, only, keep).await.unwrap_or_else(|error| {
             println!("FAILED  {error:#}");
             Evidence::failed(format!("{error:#}"))
         });
@@ -36,13 +58,16 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()
         if full {
             println!("{}", serde_json::to_string(&Summary::new(&evidence, TTL.as_secs()))?);
         }
-        all.add(evidence, &if full { format!("{kubernetes}, seed {seed}: ") } else { String::new() });
+        all.add(evidence, &if full { format!("{place}, seed {seed}: ") } else { String::new() });
     }
     if full {
         println!("== all {} rounds", rounds.len());
         for remark in all.findings.remarks() {
             println!("{remark}");
         }
+    }
+    if !all.findings.skipped.is_empty() {
+        println!("{} skipped: {}", all.findings.skipped.len(), all.findings.skipped.join(", "));
     }
     let summary = Summary::new(&all, TTL.as_secs());
     println!("scenarios: {} passed, {} failed", all.findings.passed.len(), summary.failed.len());
@@ -52,14 +77,31 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool) -> Result<()
     Ok(())
 }
 
-async fn round(kubernetes: &str, seed: u64, only: Option<&str>, keep: bool) -> Result<Evidence> {
-    let options = Options { name: "e2e".into(), nodes: 3, kubernetes: kubernetes.into(), ..Options::default() };
-    let name = options.name.clone();
-    let judged = async { judge(World::up(options).await?, seed, only).await }.await;
-    if !keep {
-        blocking(move || Cluster::remove(&name)).await?;
+/// The version that is asked for.
+pub(crate) fn kubernetes() -> String {
+    std::env::var("KUBERNETES").unwrap_or_else(|_| "1.36".to_owned())
+}
+
+async fn round(place: &Place, seed: u64, only: Option<&str>, keep: bool) -> Result<Evidence> {
+    match place {
+        Place::Own(version) => {
+            let options = Options { name: "e2e".into(), nodes: 3, kubernetes: version.clone(), ..Options::default() };
+            let name = options.name.clone();
+            let judged = async { judge(World::up(options).await?, seed, only).await }.await;
+            if !keep {
+                blocking(move || Cluster::remove(&name)).await?;
+            }
+            judged
+        }
+        Place::Yours(yours) => {
+            let world = World::visit(yours.clone()).await?;
+            let judged = judge(world.clone(), seed, only).await;
+            if !keep {
+                yours.clear(&world).await?;
+            }
+            judged
+        }
     }
-    judged
 }
 
 async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> {
@@ -91,6 +133,7 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> 
     scenario!("drain of a node", run.drain_node(DEAD));
     scenario!("rollout while the operator is away", run.roll_without_controller());
     scenario!("kill -9 of the active operator", run.kill_operator());
+    scenario!("the operator by kustomize", run.install_by_kustomize());
     scenario!("a node cut off", run.cut_node(CUT));
     scenario!("a node dead for good", run.kill_node(DEAD));
     if left_out > 0 {

@@ -33,7 +33,7 @@ pub(crate) async fn own_authority(world: &World) -> Result<()> {
             "data": {"ca.crt": authority.pem()},
         }))
         .await?;
-    for manifest in emulator_manifests("botapi-tls", Some("botapi-tls")) {
+    for manifest in emulator_manifests(&world.ground, "botapi-tls", Some("botapi-tls")) {
         world.apply(&manifest).await?;
     }
     world.deployment_available(TELEGRAM, "botapi-tls").await?;

@@ -11,12 +11,13 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::ApiResource;
-use pollux_testbed::{Cluster, Options};
+use pollux_testbed::Options;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::bot::{Bot, Library};
 use crate::emulator::Emulator;
+use crate::ground::{Ground, MADE_BY, Yours};
 use crate::wait::{Look, until};
 
 /// Where the operator is installed.
@@ -31,7 +32,7 @@ pub(crate) const API_URL: &str = "http://botapi.telegram.svc.cluster.local";
 /// A cluster with Pollux and the emulator in it.
 #[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) cluster: Cluster,
+    pub(crate) ground: Ground,
     pub(crate) client: kube::Client,
     pub(crate) emulator: Emulator,
 }
@@ -41,18 +42,35 @@ pub(crate) struct World {
 impl World {
     /// Starts the cluster, loads the images, installs everything. Takes about a minute with warm caches.
     pub(crate) async fn up(options: Options) -> Result<Self> {
+        println!("starting the cluster and loading the images");
+        let ground = Ground::own(Options { images: images()?, ..options }).await?;
+        Self::on(ground).await
+    }
+
+    /// Installs everything on a cluster of the user's.
+    pub(crate) async fn visit(yours: Yours) -> Result<Self> {
+        let client = client(&yours.kubeconfig).await?;
+        yours.look(&client).await?;
+        Self::on(Ground::Yours(yours)).await
+    }
+
+    /// What an earlier run made on a cluster of the user's.
+    pub(crate) async fn again(yours: Yours) -> Result<Self> {
+        let client = client(&yours.kubeconfig).await?;
+        yours.look(&client).await?;
+        Ok(Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground: Ground::Yours(yours), client })
+    }
+
+    async fn on(ground: Ground) -> Result<Self> {
         let started = std::time::Instant::now();
         let say = |what: &str| println!("{:>4} s  {what}", started.elapsed().as_secs());
-        say("starting the cluster and loading the images");
-        let options = Options { images: images()?, ..options };
-        let cluster = blocking(move || Cluster::up(options)).await?;
-        let client = client(cluster.kubeconfig()).await?;
-        let world = Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), cluster, client };
+        let client = client(ground.kubeconfig()).await?;
+        let world = Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground, client };
         say("starting the emulator of the Bot API");
         for (namespace, level) in [(OPERATOR, "restricted"), (TELEGRAM, "restricted"), (BOTS, "restricted")] {
             world.apply(&namespace_manifest(namespace, level)).await?;
         }
-        for manifest in emulator_manifests("botapi", None) {
+        for manifest in emulator_manifests(&world.ground, "botapi", None) {
             world.apply(&manifest).await?;
         }
         say("installing the operator by its chart");
@@ -70,11 +88,9 @@ impl World {
     ///
     /// When it fails: with what it printed.
     pub(crate) async fn run(&self, program: &str, args: &[&str]) -> Result<String> {
-        let path = format!("{}:{}", self.cluster.bin().display(), std::env::var("PATH").unwrap_or_default());
-        let output = Command::new(self.cluster.bin().join(program))
+        let output = Command::new(self.ground.program(program))
             .args(args)
-            .env("PATH", path)
-            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .env("KUBECONFIG", self.ground.kubeconfig())
             .kill_on_drop(true)
             .output()
             .await
@@ -108,7 +124,11 @@ impl World {
     async fn install(&self) -> Result<()> {
         let chart = repository().join("charts/pollux");
         let chart = chart.to_string_lossy();
-        let stable = "pollux\\.dev/testbed-role=stable";
+        let (registry, repository) = self
+            .ground
+            .images()
+            .split_once('/')
+            .context("IMAGE_REGISTRY is a registry and a repository: registry.example.org/pollux")?;
         let args = [
             "upgrade",
             "--install",
@@ -124,11 +144,17 @@ impl World {
             "--set",
             "quickstart.postgres.enabled=true",
             "--set",
-            "quickstart.postgres.image=ghcr.io/pollux-operator/e2e-postgres:dev",
+            &format!("quickstart.postgres.image={}/e2e-postgres:dev", self.ground.images()),
+            "--set-json",
+            &format!("quickstart.postgres.nodeSelector={}", self.ground.stable()),
+            "--set-json",
+            &format!("operator.nodeSelector={}", self.ground.stable()),
             "--set",
-            &format!("quickstart.postgres.nodeSelector.{stable}"),
+            &format!("operator.image.registry={registry},agent.image.registry={registry}"),
             "--set",
-            &format!("operator.nodeSelector.{stable}"),
+            &format!(
+                "operator.image.repository={repository}/pollux-controller,agent.image.repository={repository}/pollux-agent"
+            ),
         ];
         self.run("helm", &args).await.context("installing the chart")?;
         Ok(())
@@ -151,7 +177,7 @@ impl World {
         let token = format!("{id}:e2e-canary-{name}");
         self.emulator.add_bot(&token, &format!("{}_bot", name.replace('-', "_"))).await?;
         self.apply(&secret(&format!("{name}-token"), &token)).await?;
-        Ok(Bot::new(self.client.clone(), BOTS, name, library, &token))
+        Ok(Bot::new(&self.ground, self.client.clone(), BOTS, name, library, &token))
     }
 
     /// The pods of a bot.
@@ -274,7 +300,7 @@ fn images() -> Result<Vec<PathBuf>> {
 fn namespace_manifest(name: &str, level: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": level}},
+        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": level, MADE_BY.0: MADE_BY.1}},
     })
 }
 
@@ -288,7 +314,7 @@ pub(crate) fn secret(name: &str, token: &str) -> Value {
 }
 
 /// The emulator on the node that no fault hits; with `tls` (a Secret's name) it serves the Bot API over TLS.
-pub(crate) fn emulator_manifests(name: &str, tls: Option<&str>) -> [Value; 2] {
+pub(crate) fn emulator_manifests(ground: &Ground, name: &str, tls: Option<&str>) -> [Value; 2] {
     let mut args = vec!["--listen=0.0.0.0:8080", "--admin=0.0.0.0:8090"];
     let (mut mounts, mut volumes) = (json!([]), json!([]));
     if let Some(secret) = tls {
@@ -307,10 +333,10 @@ pub(crate) fn emulator_manifests(name: &str, tls: Option<&str>) -> [Value; 2] {
                 "metadata": {"labels": labels},
                 "spec": {
                     "automountServiceAccountToken": false,
-                    "nodeSelector": {"pollux.dev/testbed-role": "stable"},
+                    "nodeSelector": ground.stable(),
                     "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
                     "containers": [{
-                        "name": "botapi", "image": "ghcr.io/pollux-operator/e2e-botapi:dev", "imagePullPolicy": "IfNotPresent",
+                        "name": "botapi", "image": format!("{}/e2e-botapi:dev", ground.images()), "imagePullPolicy": "IfNotPresent",
                         "args": args,
                         "ports": [{"name": "api", "containerPort": 8080}, {"name": "admin", "containerPort": 8090}],
                         "readinessProbe": {"tcpSocket": {"port": "admin"}, "periodSeconds": 1},

@@ -67,6 +67,7 @@ async fn a_standby_is_a_quiet_day() {
         assert_eq!(health["role"], role);
         assert_eq!(health["holder"]["pod"], "echo-1");
         assert_eq!(health["botProcess"]["token"], "accepted");
+        assert!(replica.agent.resident() <= 16 << 20, "{} bytes", replica.agent.resident());
         assert_eq!(health["botProcess"]["username"], "echo_bot");
         assert!(health["heartbeatAgeSeconds"].as_f64().unwrap() < 5.0, "{health}");
         assert!(!leads.eq("1") || health["idleSeconds"].as_f64().unwrap() < 5.0, "{health}");

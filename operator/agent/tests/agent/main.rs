@@ -5,6 +5,7 @@ mod bot;
 mod process;
 mod world;
 
+mod controlled;
 mod dying;
 mod handover;
 mod outage;

@@ -156,6 +156,13 @@ impl Agent {
         serde_json::from_str(&body).unwrap_or_default()
     }
 
+    /// Memory that is resident now, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     pub(crate) async fn ready(&self) -> bool {
         self.get("/readyz").await.is_some_and(|(status, _)| status == 200)
     }

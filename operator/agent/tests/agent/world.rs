@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) token: String,
     pub(crate) token_file: PathBuf,
     pub(crate) uri_file: PathBuf,
+    /// The URI of the schema's owner: the controller's.
+    pub(crate) owner_file: PathBuf,
     pub(crate) dir: TempDir,
     postgres: Option<Arc<Server>>,
 }
@@ -71,6 +73,7 @@ impl World {
         let mut world = Self::without_database().await;
         let postgres = blocking(|| Server::start(&pollux_postgres::Options::default()).unwrap()).await;
         std::fs::write(&world.uri_file, agents_uri(&postgres).await).unwrap();
+        std::fs::write(&world.owner_file, postgres.uri()).unwrap();
         world.postgres = Some(Arc::new(postgres));
         world
     }
@@ -82,10 +85,10 @@ impl World {
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let token = format!("4242:{SECRET}");
         emulator.add_bot(&token, "echo_bot").unwrap();
-        let (token_file, uri_file) = (dir.path().join("token"), dir.path().join("uri"));
+        let [token_file, uri_file, owner_file] = ["token", "uri", "owner"].map(|name| dir.path().join(name));
         std::fs::write(&token_file, &token).unwrap();
         std::fs::write(&uri_file, "postgresql://nobody:nothing@127.0.0.1:9/nowhere").unwrap();
-        Self { emulator, token, token_file, uri_file, dir, postgres: None }
+        Self { emulator, token, token_file, uri_file, owner_file, dir, postgres: None }
     }
 
     /// Stops the database, in an orderly way.
