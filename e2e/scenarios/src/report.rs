@@ -100,7 +100,11 @@ impl Findings {
                 median(&errors),
                 max(&errors)
             ),
-            format!("node dead or cut off, next poll from another node: p50 {:.0} ms", median(&self.node_dead_ms)),
+            format!(
+                "node dead or cut off, next poll from another node: p50 {:.0} ms of {}",
+                median(&self.node_dead_ms),
+                self.node_dead_ms.len()
+            ),
         ]
     }
 }

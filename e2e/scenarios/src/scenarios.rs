@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use pollux_botapi::{BotVerdict, Load, PollRecord};
-use pollux_testbed::{Direction, Pod, Signal};
+use pollux_testbed::{Direction, Pod, Signal, signal_processes};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -142,7 +142,7 @@ impl Run {
     /// The bot's process dies; the standby goes on.
     pub(crate) async fn kill_bot(&mut self) -> Result<()> {
         let bot = self.bot(Library::PythonTelegramBot)?;
-        let took = self.strike(&bot, "kill -9 of the bot", Some("bot"), Signal::Kill, Next::Anybody).await?;
+        let took = self.strike(&bot, "kill -9 of the bot", Some("bot"), Signal::Kill, Next::Another).await?;
         self.findings.bot_crash_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -150,7 +150,7 @@ impl Run {
     /// The agent's process dies; it is restarted in its place, finds its own lease and goes on.
     pub(crate) async fn kill_agent(&mut self) -> Result<()> {
         let bot = self.bot(Library::Grammy)?;
-        let took = self.strike(&bot, "kill -9 of the agent", Some("agent"), Signal::Kill, Next::Anybody).await?;
+        let took = self.strike(&bot, "kill -9 of the agent", Some("agent"), Signal::Kill, Next::Reconnected).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -158,20 +158,21 @@ impl Run {
     /// Both die.
     pub(crate) async fn kill_both(&mut self) -> Result<()> {
         let bot = self.bot(Library::Telegraf)?;
-        let took = self.strike(&bot, "kill -9 of bot and agent", None, Signal::Kill, Next::Anybody).await?;
+        let took = self.strike(&bot, "kill -9 of bot and agent", None, Signal::Kill, Next::Reconnected).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
 
     /// The leader's pod stands still for three times its lease, and then goes on in the belief that nothing happened.
     pub(crate) async fn pause_pod(&mut self) -> Result<()> {
-        self.world.ground.breakable()?;
+        let cluster = self.world.ground.breakable()?;
         let bot = self.bot(Library::Teloxide)?;
         let leader = bot.wait_ready(ROLLOUT).await?;
         let started = Instant::now();
         self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
         tokio::time::sleep((TTL * 3).saturating_sub(started.elapsed())).await;
-        self.signal(&leader, None, Signal::Continue).await?;
+        let paused = Pod::new(BOTS, &leader.pod);
+        blocking(move || cluster.signal(&paused, None, Signal::Continue)).await?;
         let now = bot.wait_ready(ROLLOUT).await?;
         ensure!(now.pod != leader.pod, "the paused pod {} leads again", leader.pod);
         Ok(())
@@ -179,21 +180,15 @@ impl Run {
 
     /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
     async fn strike(&self, bot: &Bot, what: &str, container: Option<&str>, signal: Signal, next: Next) -> Result<f64> {
-        self.world.ground.breakable()?;
+        let cluster = self.world.ground.breakable()?;
         let leader = self.somebody_stands_by(bot).await?;
-        let emulator = &self.world.emulator;
-        let struck = emulator.mark_crash(&bot.token, what, TTL * 4).await?;
-        self.signal(&leader, container, signal).await?;
+        let (pod, container) = (Pod::new(BOTS, &leader.pod), container.map(str::to_owned));
+        let aimed = blocking(move || cluster.processes(&pod, container.as_deref())).await?;
+        ensure!(!aimed.is_empty(), "{} has no process", leader.pod);
+        let struck = self.world.emulator.mark_crash(&bot.token, what, TTL * 4).await?;
+        blocking(move || signal_processes(&aimed, signal)).await?;
         let next = self.next_poll(bot, struck, &leader, next).await?;
         Ok((next.arrived - struck).as_secs_f64() * 1000.0)
-    }
-
-    async fn signal(&self, leader: &Leader, container: Option<&str>, signal: Signal) -> Result<()> {
-        let (cluster, pod) = (self.world.ground.breakable()?, Pod::new(BOTS, &leader.pod));
-        let container = container.map(str::to_owned);
-        let reached = blocking(move || cluster.signal(&pod, container.as_deref(), signal)).await?;
-        ensure!(!reached.is_empty(), "no process of {} was reached", leader.pod);
-        Ok(())
     }
 
     /// The first poll that arrives after an instant of the emulator's clock.
@@ -201,9 +196,11 @@ impl Run {
         let emulator = &self.world.emulator;
         until(&format!("the next poll of {}", bot.name), TTL * 6, || async {
             let polls = emulator.polls(&bot.token).await?;
-            let found = polls
-                .into_iter()
-                .find(|poll| poll.arrived > after && (next == Next::Anybody || poll.peer.lane != old.pod));
+            let before = polls.iter().filter(|poll| poll.arrived <= after).map(|poll| poll.peer.connection).max();
+            let found = polls.into_iter().filter(|poll| poll.arrived > after).find(|poll| match next {
+                Next::Another => poll.peer.lane != old.pod,
+                Next::Reconnected => Some(poll.peer.connection) > before,
+            });
             Ok(found.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
         })
         .await
@@ -472,10 +469,10 @@ impl Run {
 /// Whose poll is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// The next one, by whomever.
-    Anybody,
     /// The next one by another pod than the old leader's.
     Another,
+    /// The next one on a connection that was not there before: by whoever went on, in the same pod or in another.
+    Reconnected,
 }
 
 /// Five messages a second, bursts of eight.

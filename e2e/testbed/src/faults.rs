@@ -94,6 +94,20 @@ impl Direction {
 
 // === processes ===
 
+/// Sends a signal to processes that [`Cluster::processes`] found, and waits until all of them are dead, stopped or going. For
+/// who measures: [`Cluster::signal`] asks the API server first, which takes its time.
+pub fn signal_processes(pids: &[i32], signal: Signal) -> Result<()> {
+    for &pid in pids {
+        process::signal(pid, signal.raw());
+    }
+    let end = Instant::now() + Duration::from_secs(5) * process::patience();
+    while !pids.iter().all(|pid| signal.done(*pid)) {
+        ensure!(Instant::now() < end, "processes do not obey: {pids:?}");
+        sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 impl Cluster {
     /// Sends a signal to every process of one container of a pod, or of all its containers, and waits until all of them are
     /// dead, stopped or going. Returns the host pids it reached. A container that has no process (it is being restarted) is
@@ -109,14 +123,7 @@ impl Cluster {
             }
             Ok(!reached.is_empty())
         })?;
-        for &pid in &reached {
-            process::signal(pid, signal.raw());
-        }
-        let end = Instant::now() + Duration::from_secs(5) * process::patience();
-        while !reached.iter().all(|pid| signal.done(*pid)) {
-            ensure!(Instant::now() < end, "processes of {}/{} do not obey: {reached:?}", pod.namespace, pod.name);
-            sleep(Duration::from_millis(1));
-        }
+        signal_processes(&reached, signal).with_context(|| format!("{}/{}", pod.namespace, pod.name))?;
         if signal == Signal::Stop {
             // One that was forked meanwhile, by a process that now stands still.
             for pid in self.processes_at(&place, pod, container)? {

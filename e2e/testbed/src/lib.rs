@@ -45,7 +45,7 @@ mod versions;
 
 pub use build::build;
 pub use cluster::{Cluster, Options, Status};
-pub use faults::{Direction, Pod, Signal};
+pub use faults::{Direction, Pod, Signal, signal_processes};
 pub use forward::serve as serve_forward;
 pub use images::write_image;
 pub use paths::cache;

@@ -85,7 +85,16 @@ fn choices(spec: &TelegramBotSpec) -> Value {
     put("envFrom", plain(env_from));
     put("resources", plain(resources));
     put("serviceAccountName", plain(service_account_name));
-    put("podTemplate", plain(pod_template));
+    // `podTemplate: {spec: {}}` chooses nothing.
+    put(
+        "podTemplate",
+        pod_template
+            .iter()
+            .flatten()
+            .filter(|(_, part)| !is_absent(part))
+            .map(|(key, part)| (key.clone(), part.clone()))
+            .collect(),
+    );
     put("tokenSecretRef", plain(token_secret_ref));
     put("botApi", plain(bot_api));
     put("lease.database", json!(lease.database));
@@ -178,6 +187,7 @@ mod tests {
             json!({"minReadySeconds": 9}),
             json!({"progressDeadlineSeconds": 99}),
             json!({"strategy": {"type": "RollingUpdate"}}),
+            json!({"podTemplate": {"metadata": {}, "spec": {}}}),
         ] {
             assert_eq!(name(&spec(patch.clone())), before, "{patch}");
         }
@@ -195,7 +205,7 @@ mod tests {
             json!({"envFrom": [{"secretRef": {"name": "s"}}]}),
             json!({"resources": {"limits": {"cpu": "1"}}}),
             json!({"serviceAccountName": "x"}),
-            json!({"podTemplate": {"spec": {}}}),
+            json!({"podTemplate": {"spec": {"hostAliases": []}}}),
             json!({"tokenSecretRef": {"name": "other"}}),
             json!({"tokenSecretRef": {"name": "echo-token", "key": "other"}}),
             json!({"botApi": {"url": "http://x"}}),
