@@ -76,7 +76,7 @@ e2e: $(if $(YOURS),,need-cluster) ## Every library and every fault once, on a re
 	$(if $(YOURS),,@$(STAGE) "the testbed's own tests" 180 $(TESTBED_TESTS))
 	@$(SCENARIOS) e2e
 
-e2e-full: $(if $(YOURS),,need-cluster) ## The same five times, and on Kubernetes 1.33 too (hours)
+e2e-full: $(if $(YOURS),,need-cluster) ## The same five times, and on Kubernetes 1.33 too (about an hour)
 	$(BUILD)
 	$(if $(YOURS),,@$(TESTBED) build --kubernetes 1.36 && $(TESTBED) build --kubernetes 1.33)
 	@$(IMAGES)

@@ -72,6 +72,13 @@ fn mistakes(bot: &Bot) -> Vec<Mistake> {
             mend: json!({"lease": {"credentialsSecretRef": null}}),
         },
         Mistake {
+            what: "a command that ends at once",
+            change: json!({"command": ["sh", "-c", "exit 7"]}),
+            condition: ("Progressing", &["CrashLoopBackOff"]),
+            names: "exit code 7",
+            mend: json!({"command": null}),
+        },
+        Mistake {
             what: "a podTemplate that the API server refuses",
             change: json!({"podTemplate": {"spec": {"restartPolicy": "Sometimes"}}}),
             condition: ("SpecValid", &["PodTemplateInvalid"]),

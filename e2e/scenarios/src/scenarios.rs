@@ -132,6 +132,34 @@ impl Run {
         self.retire(bot).await
     }
 
+    /// `kubectl delete pod` of a leader whose bot has no shell, no writable file and an arbitrary user: the hook runs in its
+    /// container all the same, and hands over before the bot is told to stop.
+    pub(crate) async fn delete_pod(&mut self) -> Result<()> {
+        const USER: u32 = 12_345;
+        let bot = self.world.bot("deleted", Library::Teloxide, 1_000_015).await?;
+        let mut spec = bot.spec(2, API_URL);
+        spec["podTemplate"]["spec"]["securityContext"] = json!({"runAsUser": USER, "runAsGroup": USER});
+        bot.apply(&spec).await?;
+        bot.wait_ready(ROLLOUT).await?;
+        self.world.emulator.start_load(&bot.token, &load(11)).await?;
+        let leader = self.somebody_stands_by(&bot).await?;
+        if let Ok(cluster) = self.world.ground.breakable() {
+            let pod = Pod::new(BOTS, &leader.pod);
+            for pid in blocking(move || cluster.processes(&pod, Some("bot"))).await? {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+                ensure!(status.contains(&format!("Uid:\t{USER}\t")), "the bot runs as another user: {status}");
+            }
+        }
+        self.world.emulator.mark_planned(&bot.token, "kubectl delete pod").await?;
+        self.world.run("kubectl", &["delete", "pod", "-n", BOTS, &leader.pod]).await?;
+        let now = bot.wait_ready(ROLLOUT).await?;
+        ensure!(now.pod != leader.pod && now.epoch == leader.epoch + 1, "{leader:?} became {now:?}");
+        told_gap(&self.world, &bot).await?;
+        let last = &bot.status().await?["lastHandover"];
+        ensure!(last["reason"] == "PodDeleted" && last["drainOutcome"] == "complete", "{last}");
+        self.retire(bot).await
+    }
+
     /// Lets a bot finish, takes its verdict and removes it, so that it takes no time from the others.
     async fn retire(&mut self, bot: Bot) -> Result<()> {
         let verdict = settle(&self.world, &bot).await?;

@@ -176,10 +176,10 @@ impl Parts {
         timeout(self.drain_timeout + GATE_SLACK, gate.drain()).await.ok()
     }
 
-    /// Asked of the lease as it is now: a lease that came while the gate was asked is given on too.
+    /// The lease itself says whether there is something to give: one that came while the gate was asked, and one that was
+    /// about to be given away because the bot is gone, are given on too.
     async fn hand_over(&self, drained: Option<&Drained>) -> Option<HandedOver> {
         let lease = self.lease.as_ref()?;
-        lease.view().borrow().role.epoch()?;
         let order = HandOver {
             drain: drained.map(|d| d.duration),
             drain_outcome: drained.map(|d| d.outcome.as_str().to_owned()),

@@ -228,7 +228,7 @@ impl Core {
     }
 
     fn query(&mut self, fence: BootInstant, now: BootInstant) -> Option<(RequestId, PollQuery)> {
-        let most = self.settings.max_batch.clamp(1, 100);
+        let most = self.work.room(&self.settings);
         let allowed_updates = self.requests.allowed_updates.clone();
         let request = self.requests.newest()?;
         request.asked = true;

@@ -16,8 +16,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_LESSON: Duration = Duration::from_secs(1);
 /// The kernel closes a dead process's connections within this time.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// A client that opens a connection per request closes it right after the answer; a pool keeps it.
-const KEPT: Duration = Duration::from_millis(100);
 /// No known client closes a connection for having been idle so short a time (Node's agents: 4 and 5 s; httpx 5 s, aiohttp 15 s,
 /// Go and reqwest 90 s), but a handler may well be silent for longer than those.
 const WORTH_KEEPING: Duration = Duration::from_secs(3);
@@ -26,8 +24,9 @@ const WORTH_KEEPING: Duration = Duration::from_secs(3);
 #[derive(Debug, Default, Clone, Copy)]
 struct Closing {
     first: Option<BootInstant>,
-    /// Connections of a pool that were closed.
-    kept: u32,
+    /// How many connections of a pool were closed. Only one that carried two requests is known to be of a pool: a client that
+    /// opens one for each request may be slow to close it, and then it looks kept.
+    pooled: u32,
     /// One of them at least was in use, or would have been used again.
     abrupt: bool,
 }
@@ -60,7 +59,7 @@ pub(super) enum Change {
 
 impl Closing {
     fn like_a_death(self) -> bool {
-        self.abrupt || self.kept >= 2
+        self.abrupt || self.pooled >= 2
     }
 }
 
@@ -88,11 +87,11 @@ impl Presence {
         }
         match closed {
             Closed::Interrupted => self.closing.abrupt = true,
-            Closed::Idle { since, reused } if reused || since > KEPT => {
-                self.closing.kept += 1;
-                self.closing.abrupt |= reused && since < WORTH_KEEPING;
+            Closed::Idle { since, reused: true } => {
+                self.closing.pooled += 1;
+                self.closing.abrupt |= since < WORTH_KEEPING;
             }
-            Closed::Idle { .. } => {}
+            Closed::Idle { reused: false, .. } => {}
         }
         if self.connections.is_empty() {
             self.empty_since = Some(now);

@@ -20,6 +20,10 @@ use crate::Settings;
 
 /// A pace slower than this is a bot that answers few messages, not a slow worker.
 const SLOWEST_PACE: Duration = Duration::from_secs(5);
+/// Telegram's own limit.
+const LARGEST_BATCH: u16 = 100;
+/// Telegram delays requests for a single update when they follow each other: bots send one when they end.
+const SMALLEST_BATCH: u16 = 2;
 /// The bot is taken for idle after at least this silence, when its next poll was held back (R27).
 const SHORTEST_HOLD: Duration = Duration::from_secs(1);
 
@@ -144,6 +148,17 @@ impl Work {
         last + quiet
     }
 
+    /// How many updates the bot may be given at once, so that it could finish them in a drain (R27). A bot that acknowledges a
+    /// batch when it has done all of it gets that long: what it could not finish would come again.
+    pub(super) fn room(&self, settings: &Settings) -> u16 {
+        let usual = self.usual.unwrap_or_default().as_millis();
+        let fits = (settings.drain_timeout / 2).as_millis().checked_div(usual).unwrap_or(u128::MAX);
+        let fits = u16::try_from(fits).unwrap_or(u16::MAX);
+        let owed = u16::try_from(self.owed).unwrap_or(u16::MAX);
+        let most = settings.max_batch.clamp(1, LARGEST_BATCH);
+        fits.saturating_sub(owed).clamp(SMALLEST_BATCH.min(most), most)
+    }
+
     /// Until when the bot's next poll is held back because it has enough to do (R27); `None` when it may have more.
     pub(super) fn hold_until(&mut self, settings: &Settings, now: BootInstant) -> Option<BootInstant> {
         let usual = self.usual?;
@@ -241,6 +256,31 @@ mod tests {
             call(&mut work, n * 2500);
         }
         assert_eq!(work.hold_until(&settings, at(10_001)), None, "4 x 2.5 s do");
+    }
+
+    #[test]
+    fn r27_a_batch_is_no_larger_than_a_drain_has_time_for() {
+        let mut work = Work::default();
+        let settings = Settings::default();
+        assert_eq!(work.room(&settings), 20, "its pace is unknown");
+        work.delivered(&[1, 2], at(0));
+        call(&mut work, 2500);
+        assert_eq!(work.room(&settings), 3, "one is owed, and 4 x 2.5 s fit half of the drain");
+        call(&mut work, 5000);
+        assert_eq!(work.room(&settings), 4);
+        for n in 0..9 {
+            work.delivered(&[3 + n], at(10_000 + 20 * n.unsigned_abs()));
+            call(&mut work, 10_010 + 20 * n.unsigned_abs());
+        }
+        assert_eq!(work.room(&settings), 20, "it has become fast");
+    }
+
+    #[test]
+    fn r27_a_batch_is_never_a_single_update() {
+        let mut work = Work::default();
+        work.delivered(&[1], at(0));
+        call(&mut work, 60_000);
+        assert_eq!(work.room(&Settings::default()), 2);
     }
 
     #[test]

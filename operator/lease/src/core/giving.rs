@@ -42,6 +42,14 @@ impl Core {
                 giving.settled = false;
                 giving.started = now;
             }
+            // Unless it would have kept the lease for want of a successor, and this one must not.
+            if giving.order.only_to_successor && !order.only_to_successor {
+                let epoch = giving.epoch;
+                giving.order = order;
+                giving.started = now;
+                giving.try_at = now;
+                self.end(epoch);
+            }
             return;
         }
         let mine = self.row.as_ref().filter(|row| self.is_me(row) && row.epoch > self.ended).map(|row| row.epoch);

@@ -428,6 +428,23 @@ fn only_to_a_successor_that_is_alive() {
     assert!(!rig.leads());
 }
 
+/// The bot died, and in the same moment the pod is told to go: whoever waits for the drain must not hear that the lease was kept.
+#[test]
+fn a_drain_is_not_answered_by_a_handover_that_kept_the_lease() {
+    let mut rig = Rig::leading();
+    rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
+    let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
+    rig.answered(Answer { heir: Some(Heir { pod: "b".into(), fresh: true }), ..answer(true, expected.clone()) });
+    assert!(matches!(rig.sent, Some(Call::Handover { otherwise: Otherwise::Keep, .. })), "{:?}", rig.sent);
+    rig.step(Event::HandOver(order()));
+    rig.answered(answer(false, expected));
+    assert_eq!(rig.settled, []);
+    rig.pass(secs(0.01));
+    assert!(matches!(rig.sent, Some(Call::Handover { otherwise: Otherwise::Wait, .. })), "{:?}", rig.sent);
+    rig.answer(true, row(Some("b"), 2, 2));
+    assert_eq!(rig.settled, [HandedOver::To { pod: "b".into(), epoch: 2 }]);
+}
+
 #[test]
 fn a_process_that_ends_releases_and_signs_off() {
     let mut rig = Rig::leading();
