@@ -88,9 +88,10 @@ CREATE TABLE pollux.handover (
     to_party      jsonb,
     drain_ms      bigint,
     drain_outcome text,
-    old_us        bigint,                          -- old leader's clock: its last poll ended → this row was confirmed to it
-    idle_us       bigint,                          -- database's clock: released → acquired
-    new_us        bigint,                          -- new leader's clock: it learnt that it leads → its first poll
+    -- The parts of the gap; how they are measured is said at pollux.gap.
+    old_us        bigint,                          -- the old leader's last poll ended → it gave the lease away
+    idle_us       bigint,                          -- released → acquired
+    new_us        bigint,                          -- the new leader had the lease → its first poll
     PRIMARY KEY (bot_id, server, epoch)
 );
 
@@ -460,15 +461,20 @@ BEGIN
     RETURN pollux.answer(true, b, s, me);
 END $$;
 
--- One half of the gap between two leaders, written by the one who measured it.
-CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, us bigint) RETURNS jsonb
+-- One end of the gap between two leaders: the old one's last poll ended, or the new one's first one was sent, `ago`
+-- microseconds ago. That is a duration on the agent's clock; the time since the lease changed hands is one on the database's
+-- clock; their difference needs no two clocks to agree.
+CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, ago bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    since timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pollux.authorise(b, s, digest);
     UPDATE pollux.handover
-       SET old_us = CASE WHEN from_party ->> 'id' = me THEN us ELSE old_us END,
-           new_us = CASE WHEN to_party ->> 'id' = me THEN us ELSE new_us END
+       SET old_us = CASE WHEN from_party ->> 'id' = me
+                         THEN ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0) ELSE old_us END,
+           new_us = CASE WHEN to_party ->> 'id' = me THEN extract(epoch FROM since - at) * 1000000 - ago ELSE new_us END
      WHERE bot_id = b AND server = s AND epoch = e AND me IN (from_party ->> 'id', to_party ->> 'id');
     IF FOUND THEN
         PERFORM pollux.wake_observers(b, s);

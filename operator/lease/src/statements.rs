@@ -74,7 +74,7 @@ impl Caller {
                 int8(order.drain.map(|drain| i64::try_from(drain.as_millis()).unwrap_or(i64::MAX))),
                 text(order.drain_outcome.clone()),
             ],
-            Call::Gap { epoch, gap } => vec![int8(*epoch), int8(i64::try_from(gap.as_micros()).unwrap_or(i64::MAX))],
+            Call::Gap { epoch, ago } => vec![int8(*epoch), int8(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX))],
             Call::Rotate => {
                 vec![own(self.new_token.as_ref().unwrap_or(&self.token).bytes().to_vec(), Type::BYTEA)]
             }

@@ -144,7 +144,7 @@ impl Core {
                 Some(_) => HandedOver::To { pod: row.replica.pod.clone(), epoch: row.epoch },
                 None => HandedOver::Released,
             };
-            self.gaps.extend(ended.map(|ended| (began, now - ended)));
+            self.gaps.extend(ended.map(|ended| (began, ended)));
             self.settle(outcome, actions);
         } else if row.holder.as_deref() != Some(self.me.id.as_str()) || row.epoch != giving.epoch {
             // An order that was given up has been carried out after all: `follow_giving` says which.

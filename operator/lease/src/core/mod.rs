@@ -133,12 +133,13 @@ pub(crate) struct Core {
     renew_at: BootInstant,
     takeover: Option<Takeover>,
     giving: Option<Giving>,
-    gaps: VecDeque<(i64, Duration)>,
-    learnt: Option<(i64, BootInstant)>,
+    /// Ends of gaps that the log has not been told of, by the epoch that began: our last poll as the one before, or our first.
+    gaps: VecDeque<(i64, BootInstant)>,
+    /// The epoch whose first poll is awaited.
+    began: Option<i64>,
     // signs of life
     beats: Beats,
-    woken: Option<BootInstant>,
-    woken_for: Option<BootInstant>,
+    woken: bool,
     wake_at: Option<BootInstant>,
 }
 
@@ -185,10 +186,9 @@ impl Core {
             takeover: None,
             giving: None,
             gaps: VecDeque::new(),
-            learnt: None,
+            began: None,
             beats: Beats::new(),
-            woken: None,
-            woken_for: None,
+            woken: false,
             wake_at: None,
         }
     }
@@ -202,7 +202,7 @@ impl Core {
             Event::Up { wakes } => self.connected(wakes, now),
             Event::Down { error } => self.disconnected(error, now),
             Event::Blind => self.wakes = false,
-            Event::Woken => self.woken = self.woken.or(Some(now)),
+            Event::Woken => self.woken = true,
             Event::Answered(answer) => self.answered(*answer, now, &mut actions),
             Event::Refused { error } => self.refused(error, now),
             Event::Ready(ready) => {
@@ -309,9 +309,9 @@ impl Core {
             Call::Renew { ttl, .. } if answer.done => self.lead_until(sent, ttl, None, now),
             // A renewal that was given up has been carried out after all: with the row's number at once again.
             Call::Renew { .. } => self.renew_at = now,
-            Call::Acquire { ttl, .. } if answer.done => self.lead_until(sent, ttl, Some((Evidence::Free, now)), now),
+            Call::Acquire { ttl, .. } if answer.done => self.lead_until(sent, ttl, Some(Evidence::Free), now),
             Call::Takeover { ttl, evidence, vacate: false, .. } if answer.done => {
-                self.lead_until(sent, ttl, Some((evidence, now)), now);
+                self.lead_until(sent, ttl, Some(evidence), now);
             }
             Call::Handover { .. } => self.given(answer.done, now, actions),
             Call::Rotate => self.rotating = false,
@@ -336,15 +336,15 @@ impl Core {
         &mut self,
         sent: BootInstant,
         ttl: Duration,
-        became: Option<(Evidence, BootInstant)>,
+        became: Option<Evidence>,
         now: BootInstant,
     ) {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
         let epoch = row.epoch;
-        if let Some((evidence, learnt)) = became {
+        if let Some(evidence) = became {
             let from = Some(self.former_pod.clone()).filter(|pod| !pod.is_empty());
             self.takeover = Some(Takeover { epoch, from, evidence, at: now, time: Timestamp::now() });
-            self.learnt = Some((epoch, learnt));
+            self.began = Some(epoch);
         }
         if epoch <= self.ended || (self.led.is_none_or(|(led, _)| led != epoch) && !self.can_start(epoch)) {
             return;
@@ -369,8 +369,7 @@ impl Core {
             return self.hand_on(epoch, now);
         }
         if let Some(sent) = grant.and_then(|beat| self.beats.sent(beat)) {
-            let learnt = self.woken_for.unwrap_or(now);
-            self.lead_until(sent, ttl, Some((Evidence::Handover, learnt)), now);
+            self.lead_until(sent, ttl, Some(Evidence::Handover), now);
             self.renew_at = now;
         } else if grant.is_none() && self.takeover.as_ref().is_none_or(|t| t.epoch != epoch) {
             self.renew_at = now;
@@ -409,9 +408,7 @@ impl Core {
     }
 
     fn first_poll(&mut self, at: BootInstant) {
-        if let Some((epoch, learnt)) = self.learnt.take() {
-            self.gaps.push_back((epoch, at - learnt));
-        }
+        self.gaps.extend(self.began.take().map(|epoch| (epoch, at)));
     }
 
     fn shows_ready(&self) -> bool {

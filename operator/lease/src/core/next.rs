@@ -46,14 +46,14 @@ impl Core {
         if self.beats.dirty {
             return Some(self.beat(now));
         }
-        if self.woken.is_some() {
+        if self.woken {
             return Some(Call::Look);
         }
         if let Some(call) = self.candidacy(now) {
             return Some(call);
         }
-        if let Some((epoch, gap)) = self.gaps.front() {
-            return Some(Call::Gap { epoch: *epoch, gap: *gap });
+        if let Some(&(epoch, end)) = self.gaps.front() {
+            return Some(Call::Gap { epoch, ago: now - end });
         }
         let due = self.beats.last + self.beat_interval();
         if self.holds_open() {
@@ -98,7 +98,7 @@ impl Core {
             _ => {}
         }
         // Each answer shows the row; what woke us is answered by it.
-        self.woken_for = self.woken.take().filter(|_| *call == Call::Look);
+        self.woken = false;
     }
 
     fn beat(&mut self, now: BootInstant) -> Call {

@@ -86,7 +86,7 @@ pub(crate) enum Call {
     Takeover { epoch: i64, renew_seq: i64, evidence: Evidence, ttl: Duration, vacate: bool },
     Expect { epoch: i64, expected: bool },
     Handover { epoch: i64, ttl: Duration, otherwise: Otherwise, order: HandOver },
-    Gap { epoch: i64, gap: Duration },
+    Gap { epoch: i64, ago: Duration },
     Rotate,
     Depart,
 }
