@@ -223,6 +223,15 @@ impl Facts for App {
             return Err("the bot has not asked for updates since it started: point its API root at TELEGRAM_API_ROOT"
                 .to_owned());
         }
+        // Once is enough: when the database goes away later, pods stay as ready as they can be. But one that has never reached
+        // it must not replace one that leads.
+        let view = self.view();
+        if view.last_answer.is_none() {
+            return Err(format!(
+                "the lease database has not answered yet{}",
+                view.database.error().map(|error| format!(": {error}")).unwrap_or_default()
+            ));
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::answers::{self, Body};
@@ -21,7 +21,10 @@ use crate::{BotIdentity, Token, TokenError};
 
 const LARGEST: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_AGAIN: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// A server that takes the request and says nothing must not keep the gate from looking at its token.
+const PATIENCE: Duration = Duration::from_secs(10);
 const WHILE_REFUSED: Duration = Duration::from_secs(60);
 
 /// The last good answer.
@@ -96,14 +99,18 @@ fn is_json(body: &Bytes) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
-/// Asks Telegram once, and tells the driver what it said.
+/// Asks Telegram once, for a limited time, and tells the driver what it said.
 async fn ask(shared: &Shared, test: bool) -> Option<Answered> {
     let test = if test { "/test" } else { "" };
     let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/getMe"), None);
     let request = Request::get(shared.origin.uri(path)?).body(answers::full(Bytes::new())).ok()?;
-    let response = shared.client.request(request).await.ok()?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), LARGEST).collect().await.ok()?.to_bytes();
+    let asking = async {
+        let response = shared.client.request(request).await.ok()?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LARGEST).collect().await.ok()?.to_bytes();
+        Some((status, body))
+    };
+    let (status, body) = timeout(PATIENCE, asking).await.ok()??;
     match status {
         StatusCode::OK => {
             let me = serde_json::from_slice::<Me>(&body).ok()?;
@@ -120,24 +127,25 @@ async fn ask(shared: &Shared, test: bool) -> Option<Answered> {
 /// Learns who the bot is: now, after each exchange of the token, and once a minute while the token is refused.
 pub(crate) async fn identify(shared: Arc<Shared>) {
     let mut problem = None;
+    let mut pause = FIRST_AGAIN;
     loop {
-        let mut pause = Duration::from_secs(1);
-        let answered = loop {
-            match ask(&shared, false).await.filter(|answer| final_answer(answer.status)) {
-                Some(answer) => break answer.status,
-                None => tokio::time::sleep(pause).await,
-            }
-            pause = (pause * 2).min(LAST_PAUSE);
+        let answered = ask(&shared, false).await.filter(|answer| final_answer(answer.status));
+        let again = match &answered {
+            Some(answer) if answer.status == StatusCode::OK => None,
+            Some(_) => Some(WHILE_REFUSED),
+            None => Some(pause),
         };
-        let again = (answered != StatusCode::OK).then(|| Instant::now() + WHILE_REFUSED);
-        while !exchanged(&shared, &mut problem).await && again.is_none_or(|again| Instant::now() < again) {}
+        pause = if answered.is_none() { (pause * 2).min(LAST_PAUSE) } else { FIRST_AGAIN };
+        // The file is looked at meanwhile, whatever Telegram said.
+        let again = again.map(|wait| Instant::now() + wait);
+        while !exchanged(&shared, &mut problem, again).await && again.is_none_or(|again| Instant::now() < again) {}
     }
 }
 
-/// Looks at the token file once; another token of this bot is used from now on.
-async fn exchanged(shared: &Shared, known_problem: &mut Option<String>) -> bool {
-    let pause = shared.settings.borrow().token_check;
-    tokio::time::sleep(pause).await;
+/// Looks at the token file once, after a pause that ends at `latest`; another token of this bot is used from now on.
+async fn exchanged(shared: &Shared, known_problem: &mut Option<String>, latest: Option<Instant>) -> bool {
+    let look = Instant::now() + shared.settings.borrow().token_check;
+    tokio::time::sleep_until(latest.map_or(look, |latest| look.min(latest))).await;
     let current = shared.tokens.current();
     let problem = match read(shared).await {
         Ok(token) if token == current => None,

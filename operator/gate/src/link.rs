@@ -30,8 +30,9 @@ use crate::fence::{self, Fence};
 use crate::upstream::Origin;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Unacknowledged data, or an unanswered keep-alive, breaks the connection after this time (R12).
-const USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unacknowledged data, or an unanswered keep-alive, breaks the connection after this time (R12). No longer than the shortest
+/// lease, so that the kernel of a stopped process does not send its poll to a successor's disadvantage (R13).
+const USER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Telegram cuts an answer at 4 MiB, before or after the update that crosses the line (512 KiB at most).
 const LARGEST_ANSWER: usize = 5 << 20;
 

@@ -46,8 +46,8 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath) -> Self {
-        shared.input(Input::CallStarted);
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
+        shared.input(Input::CallStarted { counts });
         let method = metrics::label(if path.file { "file" } else { &path.method });
         Self { shared: shared.clone(), method, counts, started: BootInstant::now(), status: 0, finished: false }
     }

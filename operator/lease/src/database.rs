@@ -172,6 +172,11 @@ impl Database {
         self.dbname.as_deref().unwrap_or(&self.user)
     }
 
+    /// How many hosts are named.
+    pub(crate) fn hosts(&self) -> u32 {
+        u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
+    }
+
     /// What the connection's encryption must prove.
     pub const fn tls(&self) -> &TlsPolicy {
         &self.tls
@@ -357,9 +362,11 @@ impl Parameters {
                     return wrong("gssencmode=require: Pollux knows TLS only (sslmode)");
                 }
                 known if FOR_OTHERS.contains(&known) => {}
-                _ => {
+                name if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
                     return wrong(format!("the parameter {name} is not known to Pollux: leave it out"));
                 }
+                // It may be the rest of a password.
+                _ => return wrong("what stands behind the ? is no parameter; a ? in a password is written %3F"),
             }
         }
         to.tls = policy(sslmode.as_deref(), self.sslrootcert)?;

@@ -309,11 +309,13 @@ impl Driver {
             };
             self.metrics.renewal(result, took);
         }
+        let another_token = result.as_ref().is_err_and(Error::is_another_token);
         if call == Call::Rotate
-            && matches!(result, Ok(_) | Err(Error::Refused { .. }))
+            && (result.is_ok() || another_token)
             && let Some(token) = self.caller.new_token.take()
         {
-            // Refused too: then the old token is no proof any more, and somebody else has already said so.
+            // If the old token is no proof any more, somebody else has already said so. After any other refusal (a lock that was
+            // waited for too long) it still is one.
             self.caller.token = token;
         }
         match result {
@@ -323,7 +325,7 @@ impl Driver {
             }
             Err(e @ (Error::Refused { .. } | Error::Migration(_))) => {
                 debug!(statement = name(&call), error = %e, "refused");
-                vec![Event::Refused { error: e.to_string() }]
+                vec![Event::Refused { error: e.to_string(), another_token }]
             }
             Err(e) => {
                 debug!(statement = name(&call), error = %e, "lost");

@@ -51,6 +51,11 @@ pub enum Error {
 // === impl Error ===
 
 impl Error {
+    /// Whether the bot's lease is kept with another token than the caller's.
+    pub(crate) fn is_another_token(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "PX001")
+    }
+
     /// Whether trying again can help without anybody mending something.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Away { .. } | Self::Deadline(_))

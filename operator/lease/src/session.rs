@@ -47,13 +47,15 @@ pub(crate) fn read_file(path: &Path) -> Result<Database, Error> {
 // === impl Session ===
 
 impl Session {
-    /// Connects within `patience`.
+    /// Connects: each address gets half of `patience`, all of them together `patience` for each host, and twice that if there is
+    /// only one (its name may stand for several addresses, of which the first may be dead).
     pub(crate) async fn open(
         database: &Database,
         name: &str,
         patience: Duration,
     ) -> Result<(Self, mpsc::Receiver<News>), Error> {
-        let config = database.config(name, patience);
+        let config = database.config(name, patience / 2);
+        let patience = patience * database.hosts().max(2);
         let (tx, rx) = mpsc::channel(64);
         let warned = Arc::new(AtomicBool::new(false));
         let address = database.address();

@@ -165,8 +165,8 @@ impl Core {
                     self.work.undelivered();
                 }
             }
-            Input::CallStarted => {
-                self.work.call_started(now);
+            Input::CallStarted { counts } => {
+                self.work.call_started(counts, &self.settings, now);
                 self.presence.called(now);
             }
             Input::CallEnded { counts } => {
@@ -250,11 +250,14 @@ impl Core {
     fn changed(&mut self, change: Option<Change>) {
         match change {
             Some(Change::Gone) => {
+                // What it acknowledged stays acknowledged: a drain still confirms that.
                 self.work.restarted();
-                self.acknowledged.bot_restarted();
                 self.emit(Event::BotGone);
             }
-            Some(Change::Back) => self.emit(Event::BotBack),
+            Some(Change::Back) => {
+                self.acknowledged.bot_restarted();
+                self.emit(Event::BotBack);
+            }
             Some(Change::Deaf) => self.emit(Event::BotDeaf),
             None => {}
         }
@@ -311,6 +314,8 @@ impl Core {
                 };
                 self.drained_epoch = Some(lease.epoch);
                 self.cancel_poll(now);
+                // For the confirmation at its end.
+                self.actions.push(Action::Warm);
                 self.phase = Phase::Draining(Drain { started: now, step: Step::Finishing });
             }
         }

@@ -101,7 +101,10 @@ pub enum Input {
     /// The updates of an answer did not reach the bot: it was gone, or the fence had passed (R8).
     Undelivered(RequestId),
     /// Another method was called.
-    CallStarted,
+    CallStarted {
+        /// Whether it is one of those that a handler makes.
+        counts: bool,
+    },
     /// It was answered in full (`completed`) or broken off by the bot.
     CallEnded {
         /// Whether it was answered, and is one of those that a handler makes.

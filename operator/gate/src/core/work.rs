@@ -8,7 +8,9 @@
 //!
 //! Two figures beside the longest silence:
 //! * the *usual* silence (a moving average) bounds the queue. The longest would starve a bot that answers few messages:
-//!   one call of a cron job long after a delivery is a long "silence" and is remembered for ever.
+//!   one call of a cron job long after a delivery is a long "silence" and is remembered for ever. For the same reason only
+//!   silences of which two fit the bound are averaged, and what is learnt is halved when a hold turns out to have been for
+//!   nothing.
 //! * the *pace* (from one completed call to the next, deliveries or not) keeps a drain honest while updates stream in
 //!   faster than the bot works: then every silence looks short.
 
@@ -18,6 +20,8 @@ use pollux_clock::BootInstant;
 
 use crate::Settings;
 
+/// A silence longer than this was not the time that one update takes: nobody's handler was at work.
+const LONGEST_LESSON: Duration = Duration::from_secs(60);
 /// A pace slower than this is a bot that answers few messages, not a slow worker.
 const SLOWEST_PACE: Duration = Duration::from_secs(5);
 /// Telegram's own limit.
@@ -76,14 +80,17 @@ impl Work {
         self.unacknowledged.clear();
     }
 
-    pub(super) fn call_started(&mut self, now: BootInstant) {
-        if self.owed > 0
+    /// `counts`: handlers make such calls (`getMe` and downloads tell nothing of a handler's pace).
+    pub(super) fn call_started(&mut self, counts: bool, settings: &Settings, now: BootInstant) {
+        if counts
+            && self.owed > 0
             && self.in_flight == 0
-            && let Some(since) = self.last_activity()
+            && let Some(silence) = self.last_activity().map(|since| now - since).filter(|s| *s <= LONGEST_LESSON)
         {
-            let silence = now - since;
             self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
-            self.usual = Some(self.usual.map_or(silence, |usual| (usual * 3 + silence) / 4));
+            if silence <= settings.drain_timeout / 4 {
+                self.usual = Some(self.usual.map_or(silence, |usual| (usual * 3 + silence) / 4));
+            }
         }
         self.in_flight += 1;
     }
@@ -167,10 +174,11 @@ impl Work {
             return None;
         }
         let hold = if self.in_flight > 0 { settings.drain_timeout } else { SHORTEST_HOLD.max(usual * 2) };
-        let until = self.last_activity()? + hold;
+        let until = self.last_activity()? + hold.min(settings.drain_timeout);
         if now >= until {
-            // A bot with something to do would have been heard of: these updates needed no call.
+            // A bot with something to do would have been heard of: these updates needed no call, and it is faster than thought.
             self.owed = 0;
+            self.usual = Some(usual / 2);
             return None;
         }
         Some(until)
@@ -191,7 +199,7 @@ mod tests {
 
     /// A call that takes no time.
     fn call(work: &mut Work, ms: u64) {
-        work.call_started(at(ms));
+        work.call_started(true, &Settings::default(), at(ms));
         work.call_ended(true, at(ms));
     }
 
@@ -238,7 +246,7 @@ mod tests {
     fn a_slow_upload_is_no_silence() {
         let mut work = Work::default();
         work.delivered(&[1, 2], at(0));
-        work.call_started(at(100));
+        work.call_started(true, &Settings::default(), at(100));
         work.call_ended(true, at(9000));
         assert_eq!(quiet_ms(&work, 9000), 11_000);
     }
@@ -278,9 +286,51 @@ mod tests {
     #[test]
     fn r27_a_batch_is_never_a_single_update() {
         let mut work = Work::default();
+        let settings = Settings { drain_timeout: Duration::from_secs(2), ..Settings::default() };
         work.delivered(&[1], at(0));
-        call(&mut work, 60_000);
-        assert_eq!(work.room(&Settings::default()), 2);
+        call(&mut work, 500);
+        work.delivered(&[2, 3], at(600));
+        assert_eq!(work.room(&settings), 2);
+    }
+
+    /// A group's bot that ignores most messages, and a job that sends something once an hour.
+    #[test]
+    fn r27_a_call_long_after_a_delivery_does_not_starve_the_bot() {
+        let mut work = Work::default();
+        let settings = Settings::default();
+        work.delivered(&[1], at(0));
+        call(&mut work, 3_000_000);
+        for n in 0..1000 {
+            work.delivered(&[2 + n], at(3_000_100));
+            assert_eq!(work.hold_until(&settings, at(3_000_100)), None);
+        }
+    }
+
+    #[test]
+    fn r27_a_health_check_by_get_me_is_no_handler() {
+        let mut work = Work::default();
+        work.delivered(&[1, 2], at(0));
+        work.call_started(false, &Settings::default(), at(4000));
+        work.call_ended(false, at(4001));
+        assert_eq!((work.longest, work.usual, work.owed()), (None, None, 2));
+    }
+
+    #[test]
+    fn r27_a_hold_for_nothing_is_not_repeated_for_ever() {
+        let mut work = Work::default();
+        let settings = Settings::default();
+        work.delivered(&[1], at(0));
+        call(&mut work, 4000);
+        let (mut now, mut held) = (4000, 0);
+        for n in 0..100 {
+            work.delivered(&[2 + n], at(now));
+            if let Some(until) = work.hold_until(&settings, at(now)) {
+                let wait = u64::try_from((until - at(now)).as_millis()).unwrap();
+                (now, held) = (now + wait, held + wait);
+                assert_eq!(work.hold_until(&settings, at(now)), None);
+            }
+        }
+        assert!(held < 30_000, "held for {held} ms in all");
     }
 
     #[test]

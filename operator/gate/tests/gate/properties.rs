@@ -237,7 +237,7 @@ impl Run {
                 }
             }
             Move::Call(counts) => {
-                self.step(Input::CallStarted);
+                self.step(Input::CallStarted { counts: true });
                 self.step(Input::CallEnded { counts });
             }
             Move::Connect(id) => self.step(Input::Connected(ConnectionId(id))),

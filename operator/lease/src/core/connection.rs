@@ -32,11 +32,14 @@ impl Core {
     }
 
     /// The statement was answered with an error: it had no effect.
-    pub(super) fn refused(&mut self, error: String, now: BootInstant) {
+    pub(super) fn refused(&mut self, error: String, another_token: bool, now: BootInstant) {
         const FIRST: Duration = Duration::from_millis(50);
         const LAST: Duration = Duration::from_secs(2);
-        if let Some((Call::Gap { .. }, _)) = self.in_flight.take() {
-            self.gaps.pop_front(); // nice to have, not worth a second try
+        match self.in_flight.take() {
+            Some((Call::Gap { .. }, _)) => drop(self.gaps.pop_front()), // nice to have, not worth a second try
+            // Nothing more to prove with the old token. Beats with the new one adopt a lease that nobody keeps alive.
+            Some((Call::Rotate, _)) if another_token => self.rotating = false,
+            _ => {}
         }
         self.beats.again();
         self.renew_at = now;

@@ -84,7 +84,10 @@ impl Core {
     /// The process ends with a lease in its hands.
     pub(super) fn release_at_end(&mut self, now: BootInstant) {
         match (&mut self.giving, &self.row) {
-            (Some(giving), _) => giving.try_at = now,
+            (Some(giving), _) => {
+                giving.order.only_to_successor = false;
+                giving.try_at = now;
+            }
             (None, Some(row)) => {
                 let epoch = row.epoch;
                 self.start(HandOver::new(Reason::PodDeleted), epoch, true, now);

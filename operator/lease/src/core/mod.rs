@@ -204,7 +204,7 @@ impl Core {
             Event::Blind => self.wakes = false,
             Event::Woken => self.woken = true,
             Event::Answered(answer) => self.answered(*answer, now, &mut actions),
-            Event::Refused { error } => self.refused(error, now),
+            Event::Refused { error, another_token } => self.refused(error, another_token, now),
             Event::Ready(ready) => {
                 self.beats.dirty |= self.ready != ready;
                 self.ready = ready;
@@ -332,13 +332,7 @@ impl Core {
     }
 
     /// A statement that was sent at `sent` made this process the holder for `ttl`.
-    fn lead_until(
-        &mut self,
-        sent: BootInstant,
-        ttl: Duration,
-        became: Option<Evidence>,
-        now: BootInstant,
-    ) {
+    fn lead_until(&mut self, sent: BootInstant, ttl: Duration, became: Option<Evidence>, now: BootInstant) {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
         let epoch = row.epoch;
         if let Some(evidence) = became {

@@ -454,3 +454,20 @@ fn a_process_that_ends_releases_and_signs_off() {
     rig.answer(true, row(None, 1, 2));
     assert_eq!(rig.sent, Some(Call::Depart));
 }
+
+// === the token ===
+
+/// A rotation that waited too long for a lock says nothing about the token; one that is refused for the token is over, and
+/// must not keep renewals and beats from being sent.
+#[test]
+fn a_refused_rotation_is_repeated_or_given_up_and_never_stands_in_the_way() {
+    let mut rig = Rig::leading();
+    rig.step(Event::Rotated);
+    assert_eq!(rig.sent.take(), Some(Call::Rotate));
+    rig.step(Event::Refused { error: "lock timeout".into(), another_token: false });
+    rig.pass(secs(0.1));
+    assert_eq!(rig.sent.take(), Some(Call::Rotate));
+    rig.step(Event::Refused { error: "another token".into(), another_token: true });
+    rig.pass(secs(0.2));
+    assert!(matches!(rig.sent, Some(Call::Renew { .. } | Call::Beat(_))), "{:?}", rig.sent);
+}

@@ -34,7 +34,7 @@ pub(crate) enum Event {
     /// The statement under way was answered.
     Answered(Box<Answer>),
     /// The statement under way was answered with an error: it had no effect.
-    Refused { error: String },
+    Refused { error: String, another_token: bool },
     /// The bot could lead at once, or no longer.
     Ready(bool),
     /// The pod's file lock is ours.

@@ -128,7 +128,7 @@ fn r32_a_drain_waits_for_the_call_in_flight_and_for_the_acknowledgement() {
     world.lead_for(1, 3_600_000);
     world.ask(1, 50);
     world.brings(&[1]);
-    world.step(Input::CallStarted);
+    world.step(Input::CallStarted { counts: true });
     world.step(Input::Drain);
     world.pass(12_000);
     assert_eq!(world.drained, [], "the call goes on");

@@ -124,7 +124,7 @@ impl World {
     }
 
     pub(crate) fn call(&mut self, ms: u64) {
-        self.step(Input::CallStarted);
+        self.step(Input::CallStarted { counts: true });
         self.pass(ms);
         self.step(Input::CallEnded { counts: true });
     }

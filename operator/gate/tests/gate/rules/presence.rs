@@ -35,7 +35,7 @@ fn r14_a_bot_that_neither_polls_nor_calls_is_deaf() {
 fn r14_a_long_call_is_not_deafness() {
     let mut world = World::new();
     world.ask(1, 0);
-    world.step(Input::CallStarted);
+    world.step(Input::CallStarted { counts: true });
     world.pass(600_000);
     assert!(!world.status().deaf);
 }
