@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
 use serde_json::{Value, json};
 
 use crate::bot::{Bot, Library};
 use crate::wait::{Look, until};
-use crate::world::{API_URL, World};
+use crate::world::{API_URL, BOTS, World};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long the status may take to name a mistake.
@@ -30,6 +32,7 @@ pub(crate) async fn named_in_time(world: &World) -> Result<()> {
     let bot = world.bot("mistakes", Library::Grammy, 1_000_031).await?;
     bot.apply(&bot.spec(1, API_URL)).await?;
     let leader = bot.wait_ready(PATIENCE).await?;
+    a_wrong_password(world).await?;
     for mistake in mistakes(&bot) {
         made(world, &bot, &mistake).await.with_context(|| mistake.what)?;
         let now = bot.wait_ready(PATIENCE).await.with_context(|| format!("after {} was mended", mistake.what))?;
@@ -72,6 +75,13 @@ fn mistakes(bot: &Bot) -> Vec<Mistake> {
             mend: json!({"lease": {"credentialsSecretRef": null}}),
         },
         Mistake {
+            what: "a lease Secret with a wrong password",
+            change: json!({"lease": {"credentialsSecretRef": {"name": "wrong-lease"}}}),
+            condition: ("Progressing", &["PodNotReady"]),
+            names: "lease database",
+            mend: json!({"lease": {"credentialsSecretRef": null}}),
+        },
+        Mistake {
             what: "a command that ends at once",
             change: json!({"command": ["sh", "-c", "exit 7"]}),
             condition: ("Progressing", &["CrashLoopBackOff"]),
@@ -93,6 +103,21 @@ fn mistakes(bot: &Bot) -> Vec<Mistake> {
             mend: json!({"podTemplate": {"spec": {"restartPolicy": null, "hostNetwork": null}}}),
         },
     ]
+}
+
+/// The bots' own Secret with another password.
+async fn a_wrong_password(world: &World) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), BOTS);
+    let uri = secrets.get("pollux-lease").await?.data.and_then(|mut data| data.remove("uri")).context("no URI")?;
+    let uri = String::from_utf8(uri.0)?;
+    let (before, host) = uri.rsplit_once('@').context("a URI without a host")?;
+    let (user, _password) = before.rsplit_once(':').context("a URI without a password")?;
+    world
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-lease", "namespace": BOTS},
+            "stringData": {"uri": format!("{user}:wrong@{host}")},
+        }))
+        .await
 }
 
 async fn made(world: &World, bot: &Bot, mistake: &Mistake) -> Result<()> {

@@ -15,7 +15,7 @@ use pollux_lease::Resource;
 use serde_json::Value;
 
 use crate::build::{Children, deployment};
-use crate::cluster::{Child, Cluster, Error};
+use crate::cluster::{Child, Cluster, Error, Refusal};
 use crate::leases::{Leases, Seen};
 use crate::observe::{Observed, child_name};
 use crate::plan::{HoldReason, Plan, RolloutDecision};
@@ -51,18 +51,20 @@ pub(crate) async fn dry_run(
     }
     match cluster.dry_run::<Deployment>(MANAGER_CHILDREN, &namespace, &name, &asked).await {
         Ok(_) => Ok(target),
-        Err(error) => match error.is_invalid() {
-            Some(said) => Ok(Err(Invalid {
-                reason: Reason::PodTemplateInvalid,
-                message: format!("the API server refuses the pod template: mend spec.podTemplate: {said}"),
-                foreign: false,
-            })),
-            None => Err(error),
-        },
+        Err(error) => invalid(&error).map(Err).ok_or(error),
     }
 }
 
-/// Applies what differs.
+/// What the refusal of a dry run says of the template; `None` if it says nothing of it.
+fn invalid(error: &Error) -> Option<Invalid> {
+    let message = match error.is_invalid() {
+        Some(said) => format!("the API server refuses the pod template: mend spec.podTemplate: {said}"),
+        None => error.refusal().filter(|_| error.is_forbidden())?.message,
+    };
+    Some(Invalid { reason: Reason::PodTemplateInvalid, message, foreign: false })
+}
+
+/// Applies what differs. Also if that fails half-way, what came of it until then is there to be told.
 pub(crate) async fn apply(
     cluster: &Cluster,
     leases: &Leases,
@@ -70,16 +72,29 @@ pub(crate) async fn apply(
     observed: &Observed,
     plan: &Plan,
     children: Children,
-) -> Result<Applied, Error> {
+) -> (Applied, Result<(), Error>) {
+    let mut applied = Applied { deployment: observed.deployment.clone(), revision_created: false, unreachable: None };
+    let result = write(cluster, leases, resource, observed, plan, children, &mut applied).await;
+    (applied, result)
+}
+
+async fn write(
+    cluster: &Cluster,
+    leases: &Leases,
+    resource: &Resource,
+    observed: &Observed,
+    plan: &Plan,
+    children: Children,
+    applied: &mut Applied,
+) -> Result<(), Error> {
     let Children { revision, service_account, budget, deployment } = children;
     let (namespace, name) = identity(observed);
     let child = child_name(&name);
 
-    let mut revision_created = false;
     if let Some(revision) = &revision {
         let object = revision["metadata"]["name"].as_str().unwrap_or_default();
-        revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
         cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
+        applied.revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
     }
     if let Some(wanted) = &service_account {
         ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;
@@ -92,15 +107,13 @@ pub(crate) async fn apply(
         (None, _) => {}
     }
 
-    let unreachable = settings(leases, resource, observed, plan).await;
+    applied.unreachable = settings(cluster, leases, resource, observed, plan).await?;
     // Who may lead could not be written down: a new template has to wait, everything else goes on.
-    let held = unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
-    let deployment = match &deployment {
-        Some(wanted) if !held => {
-            Some(ensure::<Deployment>(cluster, &namespace, &name, wanted, observed.deployment.as_ref()).await?)
-        }
-        _ => observed.deployment.clone(),
-    };
+    let held = applied.unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
+    if let Some(wanted) = deployment.filter(|_| !held) {
+        let now = ensure::<Deployment>(cluster, &namespace, &name, &wanted, observed.deployment.as_ref()).await?;
+        applied.deployment = Some(now);
+    }
 
     for revision in &plan.prune {
         if let Some(object) =
@@ -109,16 +122,26 @@ pub(crate) async fn apply(
             cluster.delete(object).await?;
         }
     }
-    Ok(Applied { deployment, revision_created, unreachable })
+    Ok(())
 }
 
 /// Writes the settings row. Returns why it could not.
-async fn settings(leases: &Leases, resource: &Resource, observed: &Observed, plan: &Plan) -> Option<String> {
-    let setting = plan.setting.as_ref()?;
+async fn settings(
+    cluster: &Cluster,
+    leases: &Leases,
+    resource: &Resource,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<Option<String>, Error> {
+    let Some(setting) = &plan.setting else { return Ok(None) };
     match &observed.lease {
-        Seen::Bot(_) => leases.put(&observed.bot.spec.lease.database, resource, setting).await.err(),
-        Seen::Unreachable { error } => Some(error.clone()),
-        Seen::Unknown { .. } => None,
+        Seen::Bot(_) => {
+            // The row has no resource version: what a replica writes that leads no more would stay.
+            cluster.must_lead(|| format!("PUT settings of {resource}"))?;
+            Ok(leases.put(&observed.bot.spec.lease.database, resource, setting).await.err())
+        }
+        Seen::Unreachable { error } => Ok(Some(error.clone())),
+        Seen::Unknown { .. } => Ok(None),
     }
 }
 
@@ -151,5 +174,36 @@ pub(crate) fn outcome(plan: Plan, applied: &Applied) -> Plan {
             ..plan
         },
         _ => plan,
+    }
+}
+
+/// The plan that the API server refused, for the status. A manifest that cannot be applied, or a deletion, says more.
+pub(crate) fn refused(plan: Plan, refusal: Refusal) -> Plan {
+    match &plan.rollout {
+        RolloutDecision::Hold { reason: HoldReason::Invalid(_) | HoldReason::Deleting } => plan,
+        _ => Plan { rollout: RolloutDecision::Hold { reason: HoldReason::Refused(refusal) }, ..plan },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::tests::answered;
+
+    #[test]
+    fn dry_run_that_a_policy_forbids_is_told_and_does_not_blame_the_template() {
+        let said = "admission webhook \"validation.gatekeeper.sh\" denied the request: [owner] you must provide labels";
+        let found = invalid(&answered(403, "Forbidden", said)).expect("told");
+        assert_eq!((found.reason, found.foreign), (Reason::PodTemplateInvalid, false));
+        assert!(found.message.contains(said) && found.message.contains("admission policy"), "{}", found.message);
+        assert!(!found.message.contains("spec.podTemplate"), "{}", found.message);
+    }
+
+    #[test]
+    fn dry_run_that_finds_no_answer_says_nothing_of_the_template() {
+        for code in [401, 404, 409, 429, 503] {
+            assert_eq!(invalid(&answered(code, "", "x")), None, "{code}");
+        }
+        assert!(invalid(&answered(422, "Invalid", "x")).expect("told").message.contains("spec.podTemplate"));
     }
 }

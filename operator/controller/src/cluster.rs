@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +22,9 @@ use crate::metrics::Metrics;
 
 /// How long a call may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What helps against a 403: not the manifest alone.
+const FORBIDDEN_MEND: &str = ": mend the admission policy or the quota that it names, or give the operator the rights (RBAC) in this namespace that its installation has";
 
 /// What can go wrong with a call.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,15 @@ pub(crate) enum Error {
     },
 }
 
+/// A no of the API server that asking again does not turn into a yes: somebody has to do something first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// One word, Kubernetes' own.
+    pub(crate) reason: String,
+    /// What was refused, in the server's own sentence, and how to mend it.
+    pub(crate) message: String,
+}
+
 /// A client with these manners.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -69,14 +82,18 @@ impl<K> Child for K where
 // === impl Error ===
 
 impl Error {
-    fn code(&self) -> Option<u16> {
+    fn answer(&self) -> Option<&Status> {
         match self {
             Self::Api { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some(status),
                 _ => None,
             },
             _ => None,
         }
+    }
+
+    fn code(&self) -> Option<u16> {
+        self.answer().map(|status| status.code)
     }
 
     /// Somebody else wrote in between: look again.
@@ -98,6 +115,29 @@ impl Error {
             }
             _ => None,
         }
+    }
+
+    /// The API server forbids it, whatever the object says: policies, quotas and missing rights come as 403.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code() == Some(403)
+    }
+
+    /// The API server has decided against it. A conflict is no decision, and neither is a server that is busy.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        let Self::Api { what, .. } = self else { return None };
+        let status = self.answer().filter(|s| (400..500).contains(&s.code) && !matches!(s.code, 408 | 409 | 429))?;
+        // Webhooks put whole sentences there, which the schema of conditions refuses.
+        let is_word = !status.reason.is_empty() && status.reason.chars().all(|c| c.is_ascii_alphabetic());
+        let reason = match status.code {
+            _ if is_word => status.reason.as_str(),
+            403 => "Forbidden",
+            _ => "Invalid",
+        };
+        let mend = if self.is_forbidden() { FORBIDDEN_MEND } else { "" };
+        Some(Refusal {
+            reason: reason.to_owned(),
+            message: format!("the API server refuses {what}: {}{mend}", status.message),
+        })
     }
 }
 
@@ -224,10 +264,13 @@ impl Cluster {
         }
     }
 
+    /// Refuses what a replica may not do that leads no more. Asked before each write, also of those that go elsewhere.
+    pub(crate) fn must_lead(&self, what: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.leadership.is_leading() { Ok(()) } else { Err(Error::NotLeading { what: what() }) }
+    }
+
     fn may_write(&self, verb: &str, kind: &str, what: impl FnOnce() -> String) -> Result<(), Error> {
-        if !self.leadership.is_leading() {
-            return Err(Error::NotLeading { what: what() });
-        }
+        self.must_lead(what)?;
         self.metrics.wrote(verb, kind);
         Ok(())
     }
@@ -242,5 +285,37 @@ pub(crate) async fn within<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Api { what: what(), source: Box::new(source) }),
         Err(_) => Err(Error::Deadline { what: what() }),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What the API server answered.
+    pub(crate) fn answered(code: u16, reason: &str, message: &str) -> Error {
+        let status = Status::failure(message, reason).with_code(code);
+        Error::Api { what: "APPLY Deployment bots/echo".into(), source: Box::new(kube::Error::Api(status.boxed())) }
+    }
+
+    #[test]
+    fn refusal_is_told_in_the_servers_words() {
+        let quota = "deployments.apps \"echo\" is forbidden: exceeded quota: pods";
+        let told = answered(403, "Forbidden", quota).refusal().unwrap();
+        assert_eq!(told.reason, "Forbidden");
+        for part in ["APPLY Deployment bots/echo", quota, "policy", "quota", "RBAC"] {
+            assert!(told.message.contains(part), "{part}: {}", told.message);
+        }
+        let webhook = answered(403, "you must provide labels: {\"owner\"}", "denied").refusal().unwrap();
+        assert_eq!(webhook.reason, "Forbidden", "a sentence is no reason of a condition");
+        assert!(!answered(422, "Invalid", "spec.replicas").refusal().unwrap().message.contains("RBAC"));
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_no_refusal() {
+        for code in [408, 409, 429, 500, 503] {
+            assert_eq!(answered(code, "", "later").refusal(), None, "{code}");
+        }
+        assert_eq!(Error::Deadline { what: "GET".into() }.refusal(), None);
     }
 }

@@ -27,6 +27,17 @@ pub(crate) struct Trouble {
     pub(crate) missing_secret: bool,
 }
 
+/// Whether the lease database knows a pod's agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It does.
+    Yes,
+    /// It answers the operator, and has never heard of the agent.
+    No,
+    /// It does not answer the operator either.
+    Unknown,
+}
+
 /// Waiting reasons that do not pass by themselves within seconds.
 const STUCK: [&str; 12] = [
     "ImagePullBackOff",
@@ -43,10 +54,14 @@ const STUCK: [&str; 12] = [
     "SignatureValidationFailed",
 ];
 
+/// An image that cannot be pulled.
+const PULLING: &str = "ImagePullBackOff";
 /// A container that ends again and again.
 const CRASHING: &str = "CrashLoopBackOff";
 /// How long a pod may take to get its sandbox and its mounts before their failures count.
 const STARTING_SECONDS: i64 = 15;
+/// What is said of an agent that could not reach its lease database.
+const UNSEEN: &str = "its agent has not been seen in the lease database";
 /// How long a bot may run before it is strange that it has not asked for updates.
 const SILENT_SECONDS: i64 = 20;
 
@@ -79,12 +94,20 @@ pub(crate) fn needs_events(pod: &Pod) -> bool {
 }
 
 /// What keeps this pod from getting ready, if anything does.
-pub(crate) fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec, now: Timestamp) -> Option<Trouble> {
+pub(crate) fn trouble(
+    pod: &Pod,
+    events: &[Event],
+    spec: &TelegramBotSpec,
+    heard: Heard,
+    now: Timestamp,
+) -> Option<Trouble> {
     if !needs_events(pod) {
         return None;
     }
-    let (reason, message) =
-        unschedulable(pod).or_else(|| waiting(pod)).or_else(|| mount(pod, events, now)).or_else(|| silent(pod, now))?;
+    let (reason, message) = unschedulable(pod)
+        .or_else(|| waiting(pod))
+        .or_else(|| mount(pod, events, now))
+        .or_else(|| silent(pod, &spec.lease.database, heard, now))?;
     let (mend, missing_secret) = mend(&reason, &message, spec, &pod.namespace().unwrap_or_default());
     let message = match mend {
         Some(mend) => format!("pod {}: {}: {mend}", pod.name_any(), one_line(&message)),
@@ -119,10 +142,14 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
     let waiting =
         state.waiting.as_ref().and_then(|waiting| Some((waiting.reason.as_deref()?, waiting.message.as_deref())));
     if let Some((reason, said)) = waiting.filter(|(reason, _)| STUCK.contains(reason) && *reason != CRASHING) {
-        return Some((
-            reason.to_owned(),
-            format!("container {}: {reason}: {}", container.name, said.unwrap_or_default()),
-        ));
+        let said = said.unwrap_or_default();
+        // The kubelet tries and waits in turn; that is one trouble and not two, and while it waits it repeats what it heard.
+        if matches!(reason, PULLING | "ErrImagePull") {
+            let why = said.split_once(": ErrImagePull: ").map_or(said, |(_, why)| why);
+            let text = format!("container {}: {PULLING}: image {:?}: {why}", container.name, container.image);
+            return Some((PULLING.to_owned(), text));
+        }
+        return Some((reason.to_owned(), format!("container {}: {reason}: {said}", container.name)));
     }
     // A container that keeps ending waits, runs and ends in turn; that is one trouble and not three.
     let ended =
@@ -133,13 +160,18 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
     keeps_ending.then(|| (CRASHING.to_owned(), text))
 }
 
-/// All containers run, and still the agent says that its bot could not lead.
-fn silent(pod: &Pod, now: Timestamp) -> Option<(String, String)> {
+/// All containers run, and still the agent says that its bot could not lead. An agent says so too as long as the lease database
+/// has not answered it: the bot is to blame only if the database has. While nobody knows, the database is what is told of.
+fn silent(pod: &Pod, database: &str, heard: Heard, now: Timestamp) -> Option<(String, String)> {
     let bot = pod.status.as_ref()?.container_statuses.iter().flatten().find(|c| c.name == names::BOT_CONTAINER)?;
     let since = bot.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
     let quiet = now.duration_since(since.0).as_secs();
-    (quiet > SILENT_SECONDS)
-        .then(|| (Reason::PodNotReady.to_string(), "its bot runs, but has not asked for updates".to_owned()))
+    let text = match heard {
+        Heard::Yes => "its bot runs, but has not asked for updates".to_owned(),
+        Heard::No => format!("{UNSEEN} {database:?}"),
+        Heard::Unknown => return None,
+    };
+    (quiet > SILENT_SECONDS).then(|| (Reason::PodNotReady.to_string(), text))
 }
 
 /// The newest failed mount; one of ours before any other. Something that is missing is said at once; other failures pass by
@@ -209,6 +241,9 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
         }
         "Unschedulable" => "make room in the cluster, or lower the requests in spec.resources",
         "CrashLoopBackOff" => "look at its logs with kubectl logs, --previous for those of the last run",
+        "PodNotReady" if said.starts_with(UNSEEN) => {
+            "check the URI in its Secret (spec.lease.credentialsSecretRef), and look at its logs with kubectl logs -c agent"
+        }
         "PodNotReady" => {
             "look at its logs with kubectl logs -c bot; it must use the address in TELEGRAM_API_ROOT as that of the Bot API"
         }
@@ -234,6 +269,11 @@ pub(crate) type EventsByPod = BTreeMap<String, Vec<Event>>;
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    /// Of a pod whose agent the lease database knows.
+    fn trouble(pod: &Pod, events: &[Event], spec: &TelegramBotSpec, now: Timestamp) -> Option<Trouble> {
+        super::trouble(pod, events, spec, Heard::Yes, now)
+    }
 
     fn spec() -> TelegramBotSpec {
         serde_json::from_value(json!({"image": "i", "tokenSecretRef": {"name": "echo-token"}})).unwrap()
@@ -268,6 +308,15 @@ mod tests {
             "{}",
             found.message
         );
+    }
+
+    #[test]
+    fn pull_that_fails_is_one_trouble_while_it_is_tried_and_while_it_waits() {
+        let said = "failed to pull and unpack image \"i\": not found";
+        let found = |reason, message: &str| trouble(&waiting(reason, message), &[], &spec(), now()).unwrap();
+        let tried = found("ErrImagePull", said);
+        assert_eq!(tried, found("ImagePullBackOff", &format!("Back-off pulling image \"i\": ErrImagePull: {said}")));
+        assert!(tried.reason == "ImagePullBackOff" && tried.message.contains("not found"), "{tried:?}");
     }
 
     #[test]
@@ -373,6 +422,22 @@ mod tests {
         assert_eq!(found.reason, "PodNotReady");
         assert!(found.message.contains("TELEGRAM_API_ROOT"), "{}", found.message);
         assert_eq!(trouble(&started("2026-01-01T00:00:50Z"), &[], &spec(), now()), None, "it may still be starting");
+    }
+
+    #[test]
+    fn bot_is_not_blamed_for_an_agent_that_the_lease_database_does_not_know() {
+        let running = pod(json!({"phase": "Running", "containerStatuses": [{
+            "name": "bot", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:30Z"}},
+        }]}));
+        let found = super::trouble(&running, &[], &spec(), Heard::No, now()).unwrap();
+        assert_eq!(found.reason, "PodNotReady");
+        assert!(
+            found.message.contains("lease database \"default\"") && found.message.contains("check the URI"),
+            "{}",
+            found.message
+        );
+        assert!(!found.message.contains("TELEGRAM_API_ROOT"), "{}", found.message);
+        assert_eq!(super::trouble(&running, &[], &spec(), Heard::Unknown, now()), None, "the database is told of");
     }
 
     #[test]

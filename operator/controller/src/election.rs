@@ -81,6 +81,12 @@ impl Leadership {
         BootInstant::now() < *self.0.borrow()
     }
 
+    /// For tests: as if the Lease were held until then.
+    #[cfg(test)]
+    pub(crate) fn until(fence: BootInstant) -> Self {
+        Self(watch::channel(fence).1)
+    }
+
     /// Ends when this replica leads.
     pub(crate) async fn gained(&mut self) {
         while !self.is_leading() {

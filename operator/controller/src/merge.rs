@@ -112,16 +112,20 @@ fn merge_object(
 }
 
 fn merge_list(kind: Kind, key: &str, path: &str, base: &mut Vec<Value>, patch: &[Value]) -> Result<(), MergeError> {
+    // Items of the patch are no partners of each other: a merge key may name two that differ in something else, as a port does
+    // that is there for TCP and for UDP.
+    let mut partners = base.len();
     for (index, item) in patch.iter().enumerate() {
         let path = format!("{path}[{index}]");
         let Value::Object(item) = item else { return Err(error(&path, "must be an object")) };
         let Some(id) = item.get(key).filter(|id| !id.is_null()) else {
             return Err(error(&path, format!("needs `{key}`, which tells the items of this list apart")));
         };
-        let place = base.iter().position(|old| old.get(key) == Some(id));
+        let place = base[..partners].iter().position(|old| old.get(key) == Some(id));
         match (item.get("$patch").map(Value::as_str), place) {
             (Some(Some("delete")), Some(place)) => {
                 base.remove(place);
+                partners -= 1;
             }
             (Some(Some("delete")), None) => {}
             (Some(Some("replace")), Some(place)) => base[place] = Value::Object(without_directive(item)),
@@ -231,6 +235,26 @@ mod tests {
         assert_eq!(
             result["spec"]["volumes"],
             json!([{"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {"medium": "Memory"}}])
+        );
+    }
+
+    #[test]
+    fn items_of_one_patch_that_share_a_merge_key_stay_two() {
+        let ports = json!([{"containerPort": 5353, "protocol": "TCP"}, {"containerPort": 5353, "protocol": "UDP"}]);
+        let spread = json!([
+            {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+            {"topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+        ]);
+        let result = merged(json!({"spec": {
+            "containers": [{"name": "bot", "ports": ports, "env": [{"name": "A", "$patch": "delete"}, {"name": "B", "value": "3"}, {"name": "C", "value": "4"}]}],
+            "topologySpreadConstraints": spread,
+        }}));
+        let bot = &result["spec"]["containers"][0];
+        assert_eq!((&bot["ports"], &result["spec"]["topologySpreadConstraints"]), (&ports, &spread));
+        assert_eq!(
+            bot["env"],
+            json!([{"name": "B", "value": "3"}, {"name": "C", "value": "4"}]),
+            "after a removal too"
         );
     }
 

@@ -92,9 +92,16 @@ impl Metrics {
         Self(Arc::new(Inner { registry, leader, reconciles, duration, writes, phase, desired, ready, gap }))
     }
 
-    /// Whether this replica reconciles.
+    /// Whether this replica reconciles. One that does not knows nothing of the bots: what it told last would get old beside
+    /// what the new leader tells.
     pub(crate) fn leads(&self, leads: bool) {
         self.0.leader.set(i64::from(leads));
+        if !leads {
+            self.0.phase.clear();
+            self.0.desired.clear();
+            self.0.ready.clear();
+            self.0.gap.clear();
+        }
     }
 
     /// A reconcile ended.
@@ -143,5 +150,20 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.0.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replica_that_leads_no_more_tells_of_no_bots() {
+        let metrics = Metrics::new();
+        metrics.leads(true);
+        metrics.bot("bots", "echo", 2, &TelegramBotStatus::default());
+        assert!(metrics.text().contains("bot=\"echo\""), "{}", metrics.text());
+        metrics.leads(false);
+        assert!(!metrics.text().contains("bot=\"echo\""), "{}", metrics.text());
     }
 }

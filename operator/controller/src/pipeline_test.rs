@@ -9,7 +9,9 @@ use pollux_api::{TelegramBot, TelegramBotStatus};
 use pollux_lease::{BotKey, BotView, Candidate, Handover, LeaseRow, Party, Replica, Resource};
 use serde_json::{Value, json};
 
+use crate::apply;
 use crate::build::{Children, build};
+use crate::cluster::tests::answered;
 use crate::diagnose::EventsByPod;
 use crate::events::between;
 use crate::leases::Seen;
@@ -62,12 +64,15 @@ fn planned(observed: &Observed) -> Plan {
 }
 
 fn told(observed: &Observed) -> TelegramBotStatus {
-    let plan = planned(observed);
+    told_of(observed, &planned(observed))
+}
+
+fn told_of(observed: &Observed, plan: &Plan) -> TelegramBotStatus {
     let mut known = stored(observed);
     known.extend(plan.revision.clone().filter(|revision| known.iter().all(|stored| stored.name != revision.name)));
     status(&Facts {
         observed,
-        plan: &plan,
+        plan,
         deployment: observed.deployment.as_ref(),
         stored: &known,
         resource: &resource(),
@@ -289,6 +294,15 @@ fn rollout_waits_for_the_lease_database_and_scaling_does_not() {
 }
 
 #[test]
+fn pods_that_wait_for_a_silent_database_are_told_by_it() {
+    let mut observed = rolled_out(fresh(json!({})));
+    observed.lease = Seen::Unreachable { error: "connection refused".into() };
+    observed.deployment.as_mut().unwrap().status.as_mut().unwrap().available_replicas = Some(0);
+    observed.pods[0] = pod("echo-0", &planned(&observed).revision.unwrap().name, false);
+    assert!(told(&observed).message.contains("connection refused"), "{}", told(&observed).message);
+}
+
+#[test]
 fn first_pods_do_not_wait_for_the_lease_database() {
     let mut observed = fresh(json!({}));
     observed.lease = Seen::Unreachable { error: "connection refused".into() };
@@ -390,6 +404,75 @@ fn rejected_token_of_the_new_revision_counts_although_the_old_one_is_accepted() 
     assert_eq!(reason(&told, ConditionType::TokenAccepted), ("False".into(), "Unauthorized".into()));
     assert_eq!(reason(&told, ConditionType::Ready), ("False".into(), "TokenRejected".into()));
     assert!(told.message.contains("echo-token") && told.message.contains("@BotFather"), "{}", told.message);
+}
+
+#[test]
+fn refusal_by_the_api_server_is_told_and_the_old_pods_serve_on() {
+    let mut observed = running(json!({}));
+    observed.bot.status = Some(told(&observed));
+    observed.bot = TelegramBot { status: observed.bot.status.clone(), ..bot(json!({"image": "two"})) };
+    let said = "deployments.apps \"echo\" is forbidden: exceeded quota: pods";
+    let refusal = answered(403, "Forbidden", said).refusal().unwrap();
+    let plan = apply::refused(planned(&observed), refusal);
+    let told = told_of(&observed, &plan);
+    assert_eq!(reason(&told, ConditionType::Progressing), ("False".into(), "Forbidden".into()));
+    assert_eq!(reason(&told, ConditionType::SpecValid), ("True".into(), "Valid".into()));
+    assert_eq!(reason(&told, ConditionType::Available), ("True".into(), "LeaderPolling".into()));
+    assert_eq!(told.phase, Phase::Degraded);
+    assert!(told.message.contains(said) && told.message.contains("RBAC"), "{}", told.message);
+    let events = between(observed.bot.status.as_ref().unwrap(), &told, false);
+    assert!(events.iter().any(|event| event.reason == EventReason::RolloutFailed), "{events:?}");
+}
+
+/// Nobody leads, and of two pods that are ready the lease database knows only the first one's agent.
+fn one_of_two_unseen() -> Observed {
+    let mut observed = running(json!({"replicas": 2}));
+    let Seen::Bot(Some(view)) = &mut observed.lease else { unreachable!() };
+    view.lease.holder = None;
+    view.lease.fresh = false;
+    observed
+}
+
+#[test]
+fn ready_pod_whose_agent_never_reached_the_database_is_not_blamed_on_the_bot() {
+    let observed = one_of_two_unseen();
+    let unseen = observed.pods[1].metadata.name.clone().unwrap();
+    let elected = told(&observed).condition(ConditionType::LeaderElected).unwrap().clone();
+    assert_eq!((elected.status.as_str(), elected.reason.as_str()), ("False", "NoCandidate"));
+    assert!(elected.message.contains(&unseen) && elected.message.contains("check the URI"), "{}", elected.message);
+
+    let mut known = one_of_two_unseen();
+    known.pods.pop();
+    assert!(told(&known).message.contains("has not asked for updates"), "the database knows its agent");
+}
+
+#[test]
+fn unready_pod_whose_agent_never_reached_the_database_is_not_blamed_on_the_bot() {
+    let mut observed = running(json!({"replicas": 2}));
+    let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [{
+        "name": "bot", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+    }]});
+    for pod in &mut observed.pods {
+        pod.status = serde_json::from_value(status.clone()).unwrap();
+    }
+    observed.deployment.as_mut().unwrap().status.as_mut().unwrap().available_replicas = Some(0);
+    let first = observed.pods.remove(0);
+    let message = told(&observed).message;
+    assert!(message.contains("check the URI") && !message.contains("TELEGRAM_API_ROOT"), "{message}");
+    observed.pods = vec![first];
+    let message = told(&observed).message;
+    assert!(message.contains("TELEGRAM_API_ROOT") && !message.contains("check the URI"), "{message}");
+}
+
+#[test]
+fn second_bot_with_the_token_says_that_it_gets_no_updates() {
+    let mut observed = running(json!({}));
+    let Seen::Bot(Some(view)) = &mut observed.lease else { unreachable!() };
+    view.lease.holder.as_mut().unwrap().replica.resource.name = "other".into();
+    let told = told(&observed);
+    assert_eq!(told.phase, Phase::Running);
+    assert!(told.message.contains("another TelegramBot has the same token"), "{}", told.message);
+    assert_eq!(reason(&told, ConditionType::Available), ("True".into(), "HeldElsewhere".into()));
 }
 
 #[test]

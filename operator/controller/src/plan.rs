@@ -13,6 +13,7 @@ use pollux_api::names::label;
 use pollux_lease::Setting;
 use serde_json::{Value, json};
 
+use crate::cluster::Refusal;
 use crate::diagnose::{is_over, is_terminating, revision};
 use crate::leases::Seen;
 use crate::observe::Observed;
@@ -70,6 +71,8 @@ pub(crate) enum HoldReason {
         /// What the database said.
         error: String,
     },
+    /// The API server does not take what is applied.
+    Refused(Refusal),
     /// Pods that hold a lease in another database must be gone first.
     OtherDatabase {
         /// That database.

@@ -139,9 +139,17 @@ async fn run(shared: &Shared, (namespace, name): &(String, String)) -> Result<Ac
     let target = apply::dry_run(cluster, &observed, validate(&observed, &stored, operator)).await?;
     let plan = plan(&observed, &stored, target);
     let children = build(&observed, &plan);
-    let applied = apply::apply(cluster, leases, &resource, &observed, &plan, children).await?;
-    let plan = apply::outcome(plan, &applied);
-    tell(shared, &observed, &plan, &applied, &stored, &resource).await
+    let (applied, result) = apply::apply(cluster, leases, &resource, &observed, &plan, children).await;
+    let plan = match &result {
+        Ok(()) => apply::outcome(plan, &applied),
+        Err(error) => match error.refusal() {
+            Some(refusal) => apply::refused(plan, refusal),
+            None => return result.map(|()| Action::await_change()),
+        },
+    };
+    // A refusal lasts until somebody has read of it; it is an error nevertheless, for the back-off.
+    let told = tell(shared, &observed, &plan, &applied, &stored, &resource).await;
+    result.and(told)
 }
 
 /// Writes the status if it changed, and the events that belong to the change.
@@ -198,3 +206,7 @@ fn again(status: &TelegramBotStatus, now: Timestamp) -> Duration {
     let since = status.condition(ConditionType::Ready).map_or(now, |ready| ready.last_transition_time.0);
     if now.duration_since(since).as_secs() < 180 { SOON } else { LATER }
 }
+
+#[cfg(test)]
+#[path = "reconcile_test.rs"]
+mod tests;

@@ -20,6 +20,7 @@ use pollux_api::TelegramBot;
 use pollux_api::names::label;
 use pollux_lease::Resource;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, chain, within};
@@ -132,6 +133,8 @@ async fn reconciles(settings: &Settings, shared: &Arc<Shared>, end: &Cancellatio
         settings.watch.as_ref().map_or_else(|| vec![None], |list| list.iter().cloned().map(Some).collect());
     let mut results: SelectAll<_> =
         namespaces.into_iter().map(|namespace| controller(shared, namespace, end).boxed()).collect();
+    // Ends with this: nothing is written after the Lease was given back.
+    let mut clean_ups = JoinSet::new();
     while let Some(result) = results.next().await {
         // Failures of reconciles have been reported where they are counted.
         match result {
@@ -140,7 +143,9 @@ async fn reconciles(settings: &Settings, shared: &Arc<Shared>, end: &Cancellatio
                 if shared.forget(&key) {
                     shared.metrics.forget(&key.0, &key.1);
                     let resource = Resource { cluster: shared.operator.cluster.clone(), namespace: key.0, name: key.1 };
-                    shared.leases.forget(&resource).await;
+                    while clean_ups.try_join_next().is_some() {}
+                    // Beside the stream: a database that hangs must not hold up the reconciles of all others.
+                    clean_ups.spawn(clean_up(shared.clone(), resource));
                 }
             }
             Err(controller::Error::QueueError(error)) => tracing::warn!(error = chain(&error), "a watch failed"),
@@ -149,6 +154,14 @@ async fn reconciles(settings: &Settings, shared: &Arc<Shared>, end: &Cancellatio
             }
             Err(controller::Error::ReconcilerFailed(..)) | Ok(_) => {}
         }
+    }
+}
+
+/// Removes what the lease databases know of a bot that is gone, and still gone: one that was made anew has settings of its own.
+async fn clean_up(shared: Arc<Shared>, resource: Resource) {
+    let gone = matches!(shared.cluster.get::<TelegramBot>(&resource.namespace, &resource.name).await, Ok(None));
+    if gone && shared.cluster.must_lead(|| format!("FORGET {resource}")).is_ok() {
+        shared.leases.forget(&resource).await;
     }
 }
 

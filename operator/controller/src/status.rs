@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -13,9 +14,10 @@ use pollux_api::TelegramBotStatus;
 use pollux_api::names::label;
 use pollux_api::status::{BotIdentity, Leader, Revision};
 use pollux_api::words::{ConditionType, Phase, Reason};
-use pollux_lease::{BotView, Resource};
+use pollux_lease::{BotView, Replica, Resource};
 
-use crate::diagnose::{self, Trouble, is_over, is_terminating};
+use crate::cluster::Refusal;
+use crate::diagnose::{self, Heard, Trouble, is_over, is_terminating};
 use crate::handover::last_handover;
 use crate::leases::Seen;
 use crate::observe::Observed;
@@ -140,7 +142,8 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
         .pods
         .iter()
         .filter_map(|pod| {
-            diagnose::trouble(pod, observed.events.get(&pod.name_any()).unwrap_or(&none), spec, facts.now)
+            let events = observed.events.get(&pod.name_any()).unwrap_or(&none);
+            diagnose::trouble(pod, events, spec, heard(facts, pod), facts.now)
         })
         .collect();
     let (view, database_error) = match &observed.lease {
@@ -166,6 +169,16 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
         replicas: count(status.and_then(|s| s.replicas)),
         updated: count(status.and_then(|s| s.updated_replicas)),
     }
+}
+
+/// Whether the lease database knows the agent of this pod. Other agents that it knows say nothing of this one: a pod may have
+/// another revision's credentials.
+fn heard(facts: &Facts<'_>, pod: &Pod) -> Heard {
+    let Seen::Bot(view) = &facts.observed.lease else { return Heard::Unknown };
+    let uid = pod.uid().unwrap_or_default();
+    let is_of_pod = |replica: &Replica| replica.resource == *facts.resource && replica.pod_uid == uid;
+    let known = view.iter().flat_map(|view| &view.candidates).any(|candidate| is_of_pod(&candidate.party.replica));
+    if known { Heard::Yes } else { Heard::No }
 }
 
 fn condition(type_: ConditionType, finding: Finding, facts: &Facts<'_>, before: &TelegramBotStatus) -> Condition {
@@ -276,16 +289,21 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     if let Some(leader) = leader {
         return Finding::yes(Reason::Acquired, format!("{} leads since epoch {}", leader.pod_name, leader.epoch));
     }
-    let Some(view) = summary.view else {
-        let message = match facts.observed.pods.iter().find(|pod| diagnose::is_ready(pod) && !is_terminating(pod)) {
-            Some(pod) => format!(
+    let unseen = || {
+        // The view is that of one bot: pods of a revision with another token are in another one.
+        let wanted = facts.plan.revision.as_ref().filter(|_| summary.view.is_some());
+        let mut pods = facts.observed.pods.iter().filter(|pod| diagnose::is_ready(pod) && !is_terminating(pod));
+        let of_wanted = |pod: &Pod| wanted.is_none_or(|wanted| wanted.name == diagnose::revision(pod));
+        pods.find(|pod| of_wanted(pod) && heard(facts, pod) == Heard::No).map(|pod| {
+            format!(
                 "pod {} runs, but its agent has not been seen in the lease database {database:?}: check the URI in its Secret, and kubectl logs {} -c agent",
                 pod.name_any(),
                 pod.name_any()
-            ),
-            None => "no agent has been seen yet".to_owned(),
-        };
-        return Finding::no(Reason::NoCandidate, message);
+            )
+        })
+    };
+    let Some(view) = summary.view else {
+        return Finding::no(Reason::NoCandidate, unseen().unwrap_or_else(|| "no agent has been seen yet".to_owned()));
     };
     match &view.lease.holder {
         Some(holder) if view.lease.fresh => {
@@ -304,7 +322,10 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
             Reason::LeaseExpired,
             format!("{} stopped renewing; a ready pod takes over", holder.replica.pod),
         ),
-        None => Finding::no(Reason::NoCandidate, "no pod is ready to lead: its bot has not asked for updates yet"),
+        None => Finding::no(
+            Reason::NoCandidate,
+            unseen().unwrap_or_else(|| "no pod is ready to lead: its bot has not asked for updates yet".to_owned()),
+        ),
     }
 }
 
@@ -318,6 +339,10 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
         } else {
             Finding::no(Reason::NoLeader, &elected.message)
         };
+    }
+    if leader.is_none() {
+        // Updates are received, but not by a bot of this resource.
+        return Finding::yes(Reason::HeldElsewhere, &elected.message);
     }
     let report =
         leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
@@ -344,6 +369,9 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
                     Reason::WaitingForDatabase,
                     format!("the rollout waits until the lease database answers: {error}"),
                 );
+            }
+            HoldReason::Refused(Refusal { reason, message }) => {
+                return Finding { status: "False", reason: reason.clone(), message: message.clone() };
             }
             HoldReason::OtherDatabase { database } => {
                 return Finding::yes(
@@ -457,9 +485,13 @@ fn phase(
 /// The first finding that is not as it should be.
 fn message(phase: Phase, findings: &[&Finding]) -> String {
     if phase == Phase::Running {
-        return String::new();
+        // All is well, except that these pods never get an update.
+        let elsewhere = findings.iter().find(|finding| finding.reason == Reason::HeldElsewhere.as_str());
+        return elsewhere.map(|finding| bounded(&finding.message)).unwrap_or_default();
     }
-    let bad = findings.iter().find(|f| f.is("False") && !f.message.is_empty());
+    // Pods that wait for the lease database are told by it, and not by how many of them are updated.
+    let waits = |f: &Finding| phase != Phase::Suspended && f.reason == Reason::DatabaseUnreachable.as_str();
+    let bad = findings.iter().find(|f| (f.is("False") || waits(f)) && !f.message.is_empty());
     let open = findings.iter().find(|f| !f.message.is_empty() && !f.is("False"));
     bad.or(open).map(|finding| bounded(&finding.message)).unwrap_or_default()
 }

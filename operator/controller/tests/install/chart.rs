@@ -227,9 +227,13 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn the_notes_end_with_the_next_command_and_show_a_bot_that_is_valid() {
-    for (values, namespace) in
-        [(QUICKSTART, "bots"), (&["quickstart.postgres.enabled=true"], "bots"), (OWN_DATABASES, "bots")]
-    {
+    let watching: &[&str] = &["quickstart.postgres.enabled=true", "watchNamespaces={a,b}", "clusterID=c"];
+    for (values, namespace) in [
+        (QUICKSTART, "bots"),
+        (&["quickstart.postgres.enabled=true"], "bots"),
+        (OWN_DATABASES, "bots"),
+        (watching, "a"),
+    ] {
         let notes = notes(values);
         let last = notes.trim_end().lines().last().expect("notes").trim();
         assert_eq!(last, format!("kubectl get telegrambots --namespace {namespace} --watch"));
@@ -241,6 +245,7 @@ fn the_notes_end_with_the_next_command_and_show_a_bot_that_is_valid() {
             notes.contains("THROWAWAY") || notes.contains("throwaway"),
             values.contains(&"quickstart.postgres.enabled=true")
         );
+        assert!(!notes.contains("--set 'botNamespaces=") || notes.contains(&format!("={{{namespace}}}'")), "{notes}");
         assert!(notes.contains(NAMESPACE));
     }
 }
