@@ -57,7 +57,7 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 ## === its parts ===
 
 .PHONY: lint unit e2e e2e-full generate audit bench
-lint: $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies, the chart
+lint: $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	$(BUILD) --quiet
@@ -108,7 +108,7 @@ cluster: need-cluster ## Start a Kubernetes of NODES nodes on this machine and s
 cluster-down: ## Stop it; nothing is left but the caches
 	@$(TESTBED) down --name $(CLUSTER)
 
-clean-cache: ## Remove the caches (about 20 GB; the next run builds everything anew)
+clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clusters before
 	rm -rf "$(POLLUX_CACHE)"
 
 ## === what the targets bring along ===

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// How far before the mark of a crash its window begins: a message delivered a moment earlier dies with the process.
-const CRASH_BEFORE: Duration = Duration::from_secs(10);
+pub(crate) const CRASH_BEFORE: Duration = Duration::from_secs(10);
 
 /// The emulator of the Bot API as it runs in the cluster.
 #[derive(Clone)]
@@ -64,11 +64,6 @@ impl Emulator {
     /// [`Self::mark_planned`] for all bots.
     pub(crate) async fn mark_all_planned(&self, text: &str) -> Result<Duration> {
         self.mark(Mark::new(MarkKind::Planned, text)).await
-    }
-
-    /// [`Self::mark_crash`] for all bots.
-    pub(crate) async fn mark_all_crash(&self, text: &str, after: Duration) -> Result<Duration> {
-        self.mark(Mark::new(MarkKind::Crash, text).window(CRASH_BEFORE, after)).await
     }
 
     async fn mark(&self, mark: Mark) -> Result<Duration> {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams};
 use pollux_testbed::{Cluster, Options};
 use serde_json::{Value, json};
@@ -121,12 +123,20 @@ impl Yours {
     /// When a namespace that a run needs is there and was not made by one, or Pollux is installed.
     pub(crate) async fn look(&self, client: &kube::Client) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(client.clone());
+        let ours = |namespace: &Namespace| namespace.labels().get(MADE_BY.0).is_some_and(|by| by == MADE_BY.1);
+        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+        if definitions.get_opt(CRD).await.with_context(|| format!("{}", self.kubeconfig.display()))?.is_some() {
+            // Its removal would remove every bot of the cluster.
+            let operator = namespaces.get_opt(OPERATOR).await?;
+            ensure!(
+                operator.is_some_and(|namespace| ours(&namespace)),
+                "Pollux is, or was, installed on this cluster ({CRD} exists): a run would remove that with every bot, and needs a cluster without it"
+            );
+        }
         for name in [OPERATOR, TELEGRAM, BOTS] {
             let found = namespaces.get_opt(name).await.with_context(|| format!("{}", self.kubeconfig.display()))?;
-            let Some(namespace) = found else { continue };
-            let labels = namespace.metadata.labels.unwrap_or_default();
             ensure!(
-                labels.get(MADE_BY.0).is_some_and(|by| by == MADE_BY.1),
+                found.is_none_or(|namespace| ours(&namespace)),
                 "the namespace {name} exists on this cluster and was not made by an earlier run; a run needs {OPERATOR}, \
                  {TELEGRAM} and {BOTS} for itself, and deletes them afterwards"
             );
@@ -136,8 +146,11 @@ impl Yours {
 
     /// Takes away all that a run made.
     pub(crate) async fn clear(&self, world: &World) -> Result<()> {
-        // While the operator is there: it withdraws what the bots had.
-        world.run("kubectl", &["delete", "telegrambots", "--all", "-n", BOTS, "--ignore-not-found"]).await?;
+        let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
+        if definitions.get_opt(CRD).await?.is_some() {
+            // While the operator is there: it withdraws what the bots had.
+            world.run("kubectl", &["delete", "telegrambots", "--all", "-n", BOTS]).await?;
+        }
         world.run("helm", &["uninstall", "pollux", "-n", OPERATOR, "--ignore-not-found", "--wait"]).await?;
         let namespaces: Api<Namespace> = Api::all(world.client.clone());
         for name in [BOTS, TELEGRAM, OPERATOR] {

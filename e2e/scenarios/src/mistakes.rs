@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
+use pollux_botapi::Counts;
 use serde_json::{Value, json};
 
 use crate::bot::{Bot, Library};
+use crate::scenarios::settle;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, World};
 
@@ -39,6 +41,8 @@ pub(crate) async fn named_in_time(world: &World) -> Result<()> {
         ensure!((&now.pod, now.epoch) == (&leader.pod, leader.epoch), "{}: {leader:?} became {now:?}", mistake.what);
     }
     refused_by_the_schema(&bot).await?;
+    let verdict = settle(world, &bot).await?;
+    ensure!(verdict.counts == Counts::default(), "mistakes cost messages: {:?}", verdict.counts);
     bot.delete().await
 }
 

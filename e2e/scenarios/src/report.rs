@@ -1,8 +1,9 @@
 //! What a run found, and the floors below which a run proves nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use pollux_botapi::{BotVerdict, Counts};
+use pollux_botapi::{BotVerdict, Counts, MarkKind};
 use serde::Serialize;
 
 use crate::bot::Library;
@@ -14,12 +15,20 @@ const WINDOW_FLOOR: u64 = 20;
 /// A gap in the status is this close to the truth, in the middle: five rollouts at once on two cores make the network between
 /// agent and emulator late now and then, and neither side can know.
 const GAP_TOLERANCE_MS: f64 = 20.0;
+/// A bot's death is seen; its lease need not end. What must hold on a starved machine too; goals are far below, and figures are
+/// printed.
+const CRASH_LIMIT_MS: f64 = 5_000.0;
+/// How much later than its lease's end a dead node's successor may poll.
+const TAKEOVER_SLACK_MS: f64 = 3_000.0;
 
 /// One rollout.
 #[derive(Clone, Debug)]
 pub(crate) struct Rollout {
     pub(crate) bot: String,
+    /// By the epoch in the lease database.
     pub(crate) handovers: i64,
+    /// By the polls that the emulator saw.
+    pub(crate) seen: usize,
     pub(crate) told: Option<Told>,
 }
 
@@ -51,8 +60,6 @@ pub(crate) struct Evidence {
     pub(crate) findings: Findings,
     /// The ledger's verdicts.
     pub(crate) verdicts: Vec<(Library, BotVerdict)>,
-    /// Switch times of planned handovers, in milliseconds, as the lease database has them.
-    pub(crate) switches: Vec<f64>,
 }
 
 /// The last line of `make e2e`.
@@ -69,12 +76,15 @@ pub(crate) struct Summary {
     /// What kills, pauses and cuts cost, by library.
     crash: BTreeMap<&'static str, Counts>,
     handovers_max: i64,
-    switch_ms_p50: f64,
-    switch_ms_max: f64,
-    bot_crash_ms_max: f64,
-    pod_restart_ms_max: f64,
-    node_dead_ms_max: f64,
+    /// Without a figure, what it is about did not happen.
+    switch_ms_p50: Option<f64>,
+    switch_ms_max: Option<f64>,
+    bot_crash_ms_max: Option<f64>,
+    pod_restart_ms_max: Option<f64>,
+    node_dead_ms_max: Option<f64>,
     ttl_s: u64,
+    passed: usize,
+    skipped: usize,
     pub(crate) failed: Vec<String>,
 }
 
@@ -97,12 +107,12 @@ impl Findings {
             format!(
                 "gaps in the status beside the emulator's: {} compared, apart by {:.1} ms (p50), {:.1} ms (max)",
                 errors.len(),
-                median(&errors),
-                max(&errors)
+                median(&errors).unwrap_or_default(),
+                max(&errors).unwrap_or_default()
             ),
             format!(
                 "node dead or cut off, next poll from another node: p50 {:.0} ms of {}",
-                median(&self.node_dead_ms),
+                median(&self.node_dead_ms).unwrap_or_default(),
                 self.node_dead_ms.len()
             ),
         ]
@@ -118,16 +128,32 @@ impl Evidence {
     }
 
     /// What is not as it must be becomes a finding, and so does a run that is too small to prove anything.
-    pub(crate) fn check_floors(&mut self) {
+    pub(crate) fn judge(&mut self, ttl_s: u64) {
+        let switches = self.switches();
         let failed = &mut self.findings.failed;
-        let updates: u64 = self.verdicts.iter().map(|(_, verdict)| verdict.updates).sum();
-        if updates < UPDATES_FLOOR {
-            failed.push(format!("only {updates} updates; fewer than {UPDATES_FLOOR} prove nothing"));
+        let answered: u64 = self.verdicts.iter().map(|(_, verdict)| verdict.answered).sum();
+        if answered < UPDATES_FLOOR {
+            failed.push(format!("only {answered} updates were answered; fewer than {UPDATES_FLOOR} prove nothing"));
+        }
+        let libraries: BTreeSet<Library> = self.verdicts.iter().map(|(library, _)| *library).collect();
+        if libraries.len() < Library::ALL.len() {
+            failed.push(format!("only {} libraries", libraries.len()));
         }
         for (_, verdict) in &self.verdicts {
             let Counts { lost, dup, conflict } = verdict.counts;
-            for (kind, count) in [("lost", lost), ("dup", dup), ("conflict", conflict)] {
-                if count > 0 {
+            let crashes = verdict.marks.iter().filter(|mark| mark.kind == MarkKind::Crash).count();
+            for (kind, count, allowed) in [
+                ("lost", lost, 0),
+                ("dup", dup, 0),
+                ("conflict", conflict, 0),
+                // A bot that stops to serve loses nothing: it leaves everything in the queue.
+                ("never delivered", verdict.undelivered, 0),
+                ("answers to nothing", verdict.stray, 0),
+                // What kills and pauses may cost is messages, never a second poller: at most one late request each.
+                ("conflict around a crash", verdict.crash.conflict, 0),
+                ("late requests", verdict.late, u64::try_from(crashes).unwrap_or(u64::MAX)),
+            ] {
+                if count > allowed {
                     failed.push(format!("{}: {kind}: {count}", verdict.username));
                 }
             }
@@ -144,12 +170,30 @@ impl Evidence {
             }
         }
         for rollout in &self.findings.rollouts {
-            if rollout.handovers != 1 {
-                failed.push(format!("the rollout of {} cost {} handovers", rollout.bot, rollout.handovers));
+            if (rollout.handovers, rollout.seen) != (1, 1) {
+                failed.push(format!(
+                    "the rollout of {} cost {} handovers by the epoch, {} by who polled",
+                    rollout.bot, rollout.handovers, rollout.seen
+                ));
             }
         }
+        let rollouts = self.findings.rollouts.len();
+        if switches.len() < rollouts {
+            failed.push(format!("{} planned handovers were seen in {rollouts} rollouts", switches.len()));
+        }
+        let ttl_ms = Duration::from_secs(ttl_s).as_secs_f64() * 1000.0;
+        let node_limit = ttl_ms + TAKEOVER_SLACK_MS;
+        for (what, figures, limit) in [
+            // It waits for the bot, never for a lease to end.
+            ("a planned handover took", &switches, ttl_ms),
+            ("after a bot's death the next poll took", &self.findings.bot_crash_ms, CRASH_LIMIT_MS),
+            ("after an agent's death the next poll took", &self.findings.pod_restart_ms, node_limit),
+            ("after a node's death the next poll took", &self.findings.node_dead_ms, node_limit),
+        ] {
+            failed.extend(figures.iter().filter(|ms| **ms > limit).map(|ms| format!("{what} {ms:.0} ms")));
+        }
         let told: Vec<Told> = self.findings.rollouts.iter().filter_map(|rollout| rollout.told).collect();
-        if median(&errors(&told)) > GAP_TOLERANCE_MS {
+        if median(&errors(&told)).is_some_and(|error| error > GAP_TOLERANCE_MS) {
             failed.push(format!("the gaps in the status are not what happened: {told:?}"));
         }
     }
@@ -165,7 +209,12 @@ impl Evidence {
         mine.skipped.extend(its.skipped);
         mine.failed.extend(its.failed.into_iter().map(|finding| format!("{prefix}{finding}")));
         self.verdicts.extend(other.verdicts);
-        self.switches.extend(other.switches);
+    }
+
+    /// How long nobody polled at each planned handover, in milliseconds, by the emulator's clock.
+    fn switches(&self) -> Vec<f64> {
+        let handovers = self.verdicts.iter().flat_map(|(_, verdict)| &verdict.handovers);
+        handovers.filter(|handover| !handover.crash).map(|handover| handover.gap.as_secs_f64() * 1000.0).collect()
     }
 }
 
@@ -174,7 +223,8 @@ impl Evidence {
 impl Summary {
     /// Adds everything up.
     pub(crate) fn new(evidence: &Evidence, ttl_s: u64) -> Self {
-        let Evidence { findings, verdicts, switches } = evidence;
+        let Evidence { findings, verdicts } = evidence;
+        let switches = evidence.switches();
         let sum = |count: fn(&Counts) -> u64| verdicts.iter().map(|(_, verdict)| count(&verdict.counts)).sum::<u64>();
         let mut crash: BTreeMap<&'static str, Counts> = BTreeMap::new();
         for (library, verdict) in verdicts {
@@ -194,12 +244,14 @@ impl Summary {
             late: verdicts.iter().map(|(_, verdict)| verdict.late).sum(),
             crash,
             handovers_max: findings.rollouts.iter().map(|r| r.handovers).max().unwrap_or_default(),
-            switch_ms_p50: median(switches),
-            switch_ms_max: max(switches),
+            switch_ms_p50: median(&switches),
+            switch_ms_max: max(&switches),
             bot_crash_ms_max: max(&findings.bot_crash_ms),
             pod_restart_ms_max: max(&findings.pod_restart_ms),
             node_dead_ms_max: max(&findings.node_dead_ms),
             ttl_s,
+            passed: findings.passed.len(),
+            skipped: findings.skipped.len(),
             failed: findings.failed.clone(),
         }
     }
@@ -209,12 +261,12 @@ fn errors(told: &[Told]) -> Vec<f64> {
     told.iter().map(|told| told.error_ms()).collect()
 }
 
-fn median(values: &[f64]) -> f64 {
+fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    sorted.get(sorted.len() / 2).copied()
 }
 
-fn max(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
+fn max(values: &[f64]) -> Option<f64> {
+    values.iter().copied().max_by(f64::total_cmp)
 }

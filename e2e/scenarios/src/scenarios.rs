@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
-use pollux_botapi::{BotVerdict, Load, PollRecord};
+use pollux_botapi::{BotVerdict, Load, PollRecord, UpdateRecord};
 use pollux_testbed::{Direction, Pod, Signal, signal_processes};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::bot::{Bot, Leader, Library, leader};
+use crate::emulator::CRASH_BEFORE;
 use crate::ground::Skipped;
 use crate::report::{Findings, Rollout, Told};
 use crate::wait::{Look, until};
@@ -19,8 +20,11 @@ use crate::world::{API_URL, BOTS, OPERATOR, World, blocking, repository};
 
 /// The TTL of the leases here; the default of the resource.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
-/// Nothing was answered for this long: nothing will be.
-const STILL: Duration = Duration::from_secs(15);
+/// Nothing moved for this long: nothing will any more. Longer than two leases and the restart of a container.
+const STILL: Duration = Duration::from_secs(25);
+/// All is answered and confirmed, and nothing moved for this long: no second answer is on its way, and no conflict (Telegram
+/// delays some by three seconds).
+const QUIET: Duration = Duration::from_secs(4);
 /// How long a rollout of two replicas may take.
 const ROLLOUT: Duration = Duration::from_secs(150);
 
@@ -109,6 +113,12 @@ impl Run {
         self.world.emulator.push(&bot.token, 100).await?;
         let rollout = roll(&self.world, &bot, 2).await?;
         self.findings.rollouts.push(rollout);
+        let handover = self.world.emulator.verdict(&bot.token).await?.handovers.pop().context("no handover")?;
+        let waited = |update: &&UpdateRecord| {
+            update.pushed < handover.at && update.deliveries.first().is_some_and(|first| first.at >= handover.at)
+        };
+        let backlog = self.world.emulator.ledger(&bot.token).await?.updates.iter().filter(waited).count();
+        ensure!(backlog >= 20, "only {backlog} updates waited while the lease changed hands");
         self.retire(bot).await
     }
 
@@ -119,7 +129,7 @@ impl Run {
         bot.wait_ready(ROLLOUT).await?;
         self.world.emulator.start_load(&bot.token, &load(7)).await?;
         for replicas in [2, 1] {
-            self.world.emulator.mark_planned(&bot.token, &format!("scale to {replicas}")).await?;
+            let began = self.world.emulator.mark_planned(&bot.token, &format!("scale to {replicas}")).await?;
             bot.change(&json!({"replicas": replicas})).await?;
             bot.wait_ready(ROLLOUT).await?;
             let world = &self.world;
@@ -128,6 +138,10 @@ impl Run {
                 Ok(if pods == replicas { Look::Yes(()) } else { Look::NotYet(format!("{pods} pods")) })
             })
             .await?;
+            // Another replica is no reason to change the leader; one less may be the leader.
+            let seen = handovers_since(world, &bot, began).await?;
+            ensure!(seen <= 2 - replicas, "{seen} handovers by the scaling to {replicas}");
+            no_restarts(world, &bot).await?;
         }
         self.retire(bot).await
     }
@@ -195,14 +209,32 @@ impl Run {
     pub(crate) async fn pause_pod(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
         let bot = self.bot(Library::Teloxide)?;
-        let leader = bot.wait_ready(ROLLOUT).await?;
-        let started = Instant::now();
-        self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
-        tokio::time::sleep((TTL * 3).saturating_sub(started.elapsed())).await;
+        let leader = self.somebody_stands_by(&bot).await?;
+        let took = self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
+        tokio::time::sleep((TTL * 3).saturating_sub(Duration::from_secs_f64(took / 1000.0))).await;
+        let epoch = self.world.epoch(&bot).await?;
+        let woken = self.world.emulator.mark_planned(&bot.token, "SIGCONT").await?;
         let paused = Pod::new(BOTS, &leader.pod);
         blocking(move || cluster.signal(&paused, None, Signal::Continue)).await?;
-        let now = bot.wait_ready(ROLLOUT).await?;
-        ensure!(now.pod != leader.pod, "the paused pod {} leads again", leader.pod);
+        self.stands_by_again(&bot, &leader.pod, epoch).await?;
+        let polls = self.world.emulator.polls(&bot.token).await?;
+        let late = polls.iter().filter(|poll| poll.arrived > woken && poll.peer.lane == leader.pod).count();
+        ensure!(late <= 1, "the paused pod polled {late} times after it woke");
+        Ok(())
+    }
+
+    /// Waits until a former leader is a standby that could lead, under an epoch that has not changed meanwhile.
+    async fn stands_by_again(&self, bot: &Bot, pod: &str, epoch: i64) -> Result<()> {
+        let world = &self.world;
+        until(&format!("{pod} to stand by"), ROLLOUT, || async {
+            let leader = bot.wait_ready(ROLLOUT).await?;
+            ensure!(leader.pod != pod, "{pod} leads again");
+            let ready = world.ready_replicas(bot).await?;
+            Ok(if ready.iter().any(|ready| ready == pod) { Look::Yes(()) } else { Look::NotYet(format!("{ready:?}")) })
+        })
+        .await?;
+        let now = world.epoch(bot).await?;
+        ensure!(now == epoch, "the lease changed hands again: epoch {epoch} became {now}");
         Ok(())
     }
 
@@ -237,39 +269,42 @@ impl Run {
     /// Postgres stands still for 20 s: bots notice nothing but silence.
     pub(crate) async fn stop_postgres(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
-        let before = self.restarts().await?;
-        self.world.emulator.mark_all_planned("Postgres stopped for 20 s").await?;
+        let before = (self.restarts().await?, self.epochs().await?);
+        let struck = self.world.emulator.mark_all_planned("Postgres stopped for 20 s").await?;
         let pod = Pod::new(OPERATOR, "pollux-postgres-0");
         let (stopping, stopped) = (cluster.clone(), pod.clone());
         blocking(move || stopping.signal(&stopped, Some("postgres"), Signal::Stop)).await?;
         tokio::time::sleep(Duration::from_secs(20)).await;
+        let over = self.world.emulator.mark_all_planned("Postgres goes on").await?;
         blocking(move || cluster.signal(&pod, Some("postgres"), Signal::Continue)).await?;
         for bot in &self.bots {
-            bot.wait_ready(ROLLOUT).await?;
+            self.somebody_stands_by(bot).await?;
+            // Every lease has ended by then, and whoever held it knows that by his own clock.
+            let silent = struck + TTL + Duration::from_secs(2)..over;
+            let polls = self.world.emulator.polls(&bot.token).await?;
+            let bad = polls.iter().find(|poll| silent.contains(&poll.arrived));
+            ensure!(bad.is_none(), "{} polled without a lease: {bad:?}", bot.name);
         }
-        let after = self.restarts().await?;
-        ensure!(before == after, "{} containers were restarted", after - before);
+        let after = (self.restarts().await?, self.epochs().await?);
+        ensure!(before == after, "restarts and epochs were {before:?} and are {after:?}");
         Ok(())
     }
 
     /// How often containers of all bots' pods were restarted.
     async fn restarts(&self) -> Result<i32> {
-        let mut restarts = 0;
+        let mut sum = 0;
         for bot in &self.bots {
-            for pod in self.world.pods(bot).await? {
-                let status = pod.status.unwrap_or_default();
-                let bots = status.container_statuses.unwrap_or_default();
-                let agents = status.init_container_statuses.unwrap_or_default();
-                restarts += bots.iter().chain(&agents).map(|container| container.restart_count).sum::<i32>();
-            }
+            sum += restarts(&self.world, bot).await?;
         }
-        Ok(restarts)
+        Ok(sum)
     }
 
     /// A node is drained for maintenance.
     pub(crate) async fn drain_node(&mut self, node: &str) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
-        self.world.emulator.mark_all_planned(&format!("drain of {node}")).await?;
+        let led_there = self.led_on(node).await?;
+        ensure!(!led_there.is_empty(), "nobody leads on {node}: its drain proves nothing");
+        let began = self.world.emulator.mark_all_planned(&format!("drain of {node}")).await?;
         let (draining, drained) = (cluster.clone(), node.to_owned());
         blocking(move || draining.drain(&drained, Duration::from_secs(120))).await?;
         for bot in &self.bots {
@@ -286,6 +321,9 @@ impl Run {
         blocking(move || cluster.uncordon(&node)).await?;
         for bot in &self.bots {
             bot.wait_ready(ROLLOUT).await?;
+            let needed = usize::from(led_there.iter().any(|(led, _)| led.name == bot.name));
+            let seen = handovers_since(&self.world, bot, began).await?;
+            ensure!(seen == needed, "{}: {seen} handovers by a drain that needed {needed}", bot.name);
         }
         Ok(())
     }
@@ -294,8 +332,8 @@ impl Run {
     pub(crate) async fn roll_without_controller(&mut self) -> Result<()> {
         self.version += 1;
         let before = self.epochs().await?;
+        let began = self.world.emulator.mark_all_planned("rollout, operator away").await?;
         for bot in &self.bots {
-            self.world.emulator.mark_planned(&bot.token, "rollout, operator away").await?;
             bot.change(&version(self.version)).await?;
         }
         for bot in &self.bots {
@@ -308,7 +346,8 @@ impl Run {
         let after = self.epochs().await?;
         self.scale_operator(2).await?;
         for (bot, (before, after)) in self.bots.iter().zip(before.into_iter().zip(after)) {
-            self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before, told: None });
+            let seen = handovers_since(&self.world, bot, began).await?;
+            self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before, seen, told: None });
             bot.wait_ready(ROLLOUT).await?;
         }
         Ok(())
@@ -423,24 +462,40 @@ impl Run {
         let cluster = self.world.ground.breakable()?;
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: nothing to cut off");
-        let struck = self.world.emulator.mark_all_crash(&format!("{node} cut off"), TTL * 4).await?;
+        let struck = self.mark_led(&led_there, &format!("{node} cut off")).await?;
         let (cutting, cut) = (cluster.clone(), node.to_owned());
         blocking(move || cutting.cut_node(&cut, Direction::Both)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
             self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);
         }
+        let mut epochs = Vec::new();
+        for (bot, _) in &led_there {
+            epochs.push(self.world.epoch(bot).await?);
+        }
         let cut = node.to_owned();
         blocking(move || cluster.heal_node(&cut)).await?;
         // Whoever was behind the cut sees that it was replaced, and stays a standby.
-        for (bot, old) in &led_there {
-            until(&format!("{} to be led from this side of the cut", bot.name), ROLLOUT, || async {
+        for ((bot, old), epoch) in led_there.iter().zip(epochs) {
+            until(&format!("{} to show its new leader", bot.name), ROLLOUT, || async {
                 let now = bot.wait_ready(ROLLOUT).await?;
                 Ok(if now.pod == old.pod { Look::NotYet(format!("{now:?}")) } else { Look::Yes(()) })
             })
             .await?;
+            self.stands_by_again(bot, &old.pod, epoch).await?;
         }
         Ok(())
+    }
+
+    /// Marks what happens to the bots that are led on a node, and to them alone: the others must not notice.
+    async fn mark_led(&self, led: &[(Bot, Leader)], what: &str) -> Result<Duration> {
+        // The window of a crash reaches back; what was done before is to be judged as what it was.
+        tokio::time::sleep(CRASH_BEFORE).await;
+        let mut struck = Duration::ZERO;
+        for (bot, _) in led {
+            struck = self.world.emulator.mark_crash(&bot.token, what, TTL * 4).await?;
+        }
+        Ok(struck)
     }
 
     /// A node dies and does not come back.
@@ -448,7 +503,7 @@ impl Run {
         let cluster = self.world.ground.breakable()?;
         let led_there = self.led_on(node).await?;
         ensure!(!led_there.is_empty(), "nobody leads on {node}: its death proves nothing");
-        let struck = self.world.emulator.mark_all_crash(&format!("{node} dead"), TTL * 4).await?;
+        let struck = self.mark_led(&led_there, &format!("{node} dead")).await?;
         let dead = node.to_owned();
         blocking(move || cluster.kill_node(&dead)).await?;
         for (bot, leader) in &led_there {
@@ -524,7 +579,7 @@ pub(crate) fn version(version: u32) -> serde_json::Value {
 /// Rolls one bot out and counts its handovers by the epoch in the database.
 pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     let before = world.epoch(bot).await?;
-    world.emulator.mark_planned(&bot.token, &format!("rollout to version {to}")).await?;
+    let began = world.emulator.mark_planned(&bot.token, &format!("rollout to version {to}")).await?;
     bot.change(&version(to)).await?;
     bot.wait_ready(ROLLOUT).await?;
     world.deployment_rolled_out(BOTS, &bot.name, ROLLOUT).await?;
@@ -537,7 +592,34 @@ pub(crate) async fn roll(world: &World, bot: &Bot, to: u32) -> Result<Rollout> {
     .await?;
     let after = world.epoch(bot).await?;
     let told = told_gap(world, bot).await?;
-    Ok(Rollout { bot: bot.name.clone(), handovers: after - before, told: Some(told) })
+    no_restarts(world, bot).await?;
+    let seen = handovers_since(world, bot, began).await?;
+    Ok(Rollout { bot: bot.name.clone(), handovers: after - before, seen, told: Some(told) })
+}
+
+/// How often somebody else began to poll, by the emulator.
+async fn handovers_since(world: &World, bot: &Bot, since: Duration) -> Result<usize> {
+    let handovers = world.emulator.verdict(&bot.token).await?.handovers;
+    Ok(handovers.iter().filter(|handover| handover.at > since).count())
+}
+
+/// A gentle change must not cost a bot or an agent its life.
+async fn no_restarts(world: &World, bot: &Bot) -> Result<()> {
+    let restarts = restarts(world, bot).await?;
+    ensure!(restarts == 0, "containers of {} were restarted {restarts} times", bot.name);
+    Ok(())
+}
+
+/// How often containers of a bot's pods were restarted.
+async fn restarts(world: &World, bot: &Bot) -> Result<i32> {
+    let mut restarts = 0;
+    for pod in world.pods(bot).await? {
+        let status = pod.status.unwrap_or_default();
+        let bots = status.container_statuses.unwrap_or_default();
+        let agents = status.init_container_statuses.unwrap_or_default();
+        restarts += bots.iter().chain(&agents).map(|container| container.restart_count).sum::<i32>();
+    }
+    Ok(restarts)
 }
 
 /// The gap of the last handover as the status tells it, beside what Telegram's side saw of it.
@@ -590,15 +672,15 @@ pub(crate) async fn settled(world: &World, tokens: &[&String]) -> Result<()> {
         let mut all = true;
         for token in tokens {
             let verdict = world.emulator.verdict(token).await?;
-            all &= verdict.answered == verdict.updates;
-            now.push((verdict.answered, verdict.undelivered));
-        }
-        if all {
-            break;
+            all &= verdict.answered == verdict.updates && verdict.undelivered == 0;
+            now.push((verdict.answered, verdict.undelivered, verdict.counts, verdict.crash, verdict.late));
         }
         if last != now {
             last = now;
             since = Instant::now();
+        }
+        if all && since.elapsed() >= QUIET {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -54,7 +54,7 @@ pub(crate) async fn run(only: Option<&str>, keep: bool, full: bool, yours: Optio
         for remark in evidence.findings.remarks() {
             println!("{remark}");
         }
-        evidence.check_floors();
+        evidence.judge(TTL.as_secs());
         if full {
             println!("{}", serde_json::to_string(&Summary::new(&evidence, TTL.as_secs()))?);
         }
@@ -133,8 +133,8 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> 
     scenario!("Postgres stopped for 20 s", run.stop_postgres());
     scenario!("drain of a node", run.drain_node(DEAD));
     scenario!("rollout while the operator is away", run.roll_without_controller());
-    scenario!("kill -9 of the active operator", run.kill_operator());
     scenario!("the operator by kustomize", run.install_by_kustomize());
+    scenario!("kill -9 of the active operator", run.kill_operator());
     scenario!("a node cut off", run.cut_node(CUT));
     scenario!("a node dead for good", run.kill_node(DEAD));
     if left_out > 0 {
@@ -144,16 +144,5 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> 
     for bot in run.bots.clone() {
         verdicts.push((bot.library, settle(&run.world, &bot).await?));
     }
-    let switches = switches(&run.world).await?;
-    Ok(Evidence { findings: run.findings, verdicts, switches })
-}
-
-/// The switch times of planned handovers as the lease database has them, in milliseconds.
-async fn switches(world: &World) -> Result<Vec<f64>> {
-    // Both sides' shares are there exactly when two living agents took part.
-    let sum = "(old_us + coalesce(idle_us, 0) + new_us) / 1000.0";
-    let rows = world
-        .psql(&format!("select {sum} from pollux.handover where old_us is not null and new_us is not null"))
-        .await?;
-    Ok(rows.lines().filter_map(|row| row.trim().parse().ok()).collect())
+    Ok(Evidence { findings: run.findings, verdicts })
 }

@@ -19,7 +19,7 @@ pub const SHARED_DIR: &str = "/run/pollux/agent";
     about = "Runs beside a Telegram bot: elects one leader among its replicas and lets only that one poll Telegram.",
     long_about = "Runs beside a Telegram bot, in the same pod, as a native sidecar. It is the bot's Bot API endpoint \
                   (http://127.0.0.1:8081); it holds or waits for the lease in PostgreSQL that says which replica polls \
-                  Telegram; and before its pod goes away it hands that lease to another replica, so that no message is \
+                  Telegram; and before its pod is stopped it hands that lease to another replica, so that no message is \
                   lost or answered twice.",
     after_help = "A pod runs `run`; the kubelet execs `wait-ready` after its start and `drain` before the bot stops.",
     disable_help_subcommand = true

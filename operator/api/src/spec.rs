@@ -34,7 +34,7 @@ use crate::words::{ImagePullPolicy, LogLevel, StrategyType};
     category = "telegram",
     namespaced,
     derive = "PartialEq",
-    doc = "A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates. Updates, drains and crashes hand the polling session over without losing or doubling a message.",
+    doc = "A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates. Planned changes hand the polling session over without losing or doubling a message; after a crash another replica takes over.",
     status = "TelegramBotStatus",
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Pods that could lead at once, of those wanted"),
@@ -61,7 +61,8 @@ use crate::words::{ImagePullPolicy, LogLevel, StrategyType};
     validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
 )]
 pub struct TelegramBotSpec {
-    /// The bot's container image. It runs unchanged; the bot only has to use TELEGRAM_API_ROOT as the address of the Bot API.
+    /// The bot's container image. The bot has to use TELEGRAM_API_ROOT as the address of the Bot API, and must not run as root:
+    /// a numeric USER in the image, or runAsUser in podTemplate.spec.securityContext.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
     pub image: String,
 
@@ -100,7 +101,8 @@ pub struct TelegramBotSpec {
     #[schemars(schema_with = "schema::resources")]
     pub resources: Option<ResourceRequirements>,
 
-    /// The ServiceAccount of the pods. Unless set, one without any rights is made, and no token of it is mounted.
+    /// The ServiceAccount of the pods. Unless set, one without any rights is made. Its token is not mounted; set
+    /// podTemplate.spec.automountServiceAccountToken to true for that (the agent gets it too).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 253))]
     pub service_account_name: Option<String>,

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// The controller of Pollux: runs Telegram bots on Kubernetes without losing or doubling a message.
+/// The controller of Pollux: runs Telegram bots on Kubernetes, and updates them without losing or doubling a message.
 #[derive(Parser)]
 #[command(name = "pollux-controller", version)]
 struct Cli {

@@ -463,7 +463,8 @@ END $$;
 
 -- One end of the gap between two leaders: the old one's last poll ended, or the new one's first one was sent, `ago`
 -- microseconds ago. That is a duration on the agent's clock; the time since the lease changed hands is one on the database's
--- clock; their difference needs no two clocks to agree.
+-- clock; their difference needs no two clocks to agree. It is wrong by the time that this statement took to get here, which may
+-- be more than the whole: a part is never less than nothing.
 CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, ago bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -473,8 +474,9 @@ BEGIN
     PERFORM pollux.authorise(b, s, digest);
     UPDATE pollux.handover
        SET old_us = CASE WHEN from_party ->> 'id' = me
-                         THEN ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0) ELSE old_us END,
-           new_us = CASE WHEN to_party ->> 'id' = me THEN extract(epoch FROM since - at) * 1000000 - ago ELSE new_us END
+                         THEN greatest(0, ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0)) ELSE old_us END,
+           new_us = CASE WHEN to_party ->> 'id' = me
+                         THEN greatest(0, extract(epoch FROM since - at) * 1000000 - ago) ELSE new_us END
      WHERE bot_id = b AND server = s AND epoch = e AND me IN (from_party ->> 'id', to_party ->> 'id');
     IF FOUND THEN
         PERFORM pollux.wake_observers(b, s);

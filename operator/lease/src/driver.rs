@@ -323,7 +323,7 @@ impl Driver {
                 debug!(statement = name(&call), done = answer.done, ?took, "answered");
                 vec![Event::Answered(Box::new(answer))]
             }
-            Err(e @ (Error::Refused { .. } | Error::Migration(_))) => {
+            Err(e @ (Error::Refused { .. } | Error::Answer(_))) => {
                 debug!(statement = name(&call), error = %e, "refused");
                 vec![Event::Refused { error: e.to_string(), another_token }]
             }

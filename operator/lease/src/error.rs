@@ -43,6 +43,9 @@ pub enum Error {
         /// How to mend it, where that is known.
         mend: Option<&'static str>,
     },
+    /// It answered what this version does not understand.
+    #[error("the lease database answers what this version of Pollux does not understand: {0}")]
+    Answer(String),
     /// The schema's migrations did not go through.
     #[error("the migrations of the lease database failed: {0}")]
     Migration(String),

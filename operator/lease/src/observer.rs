@@ -198,8 +198,7 @@ impl Observer {
             found = self.heard(session.all(rows::BY_LEASE, &with, PATIENCE).await)?;
         }
         let Some(row) = found.first() else { return Ok(None) };
-        let view: Json<rows::BotRow> =
-            row.try_get(0).map_err(|e| Error::Migration(format!("a row that is not understood: {e}")))?;
+        let view: Json<rows::BotRow> = row.try_get(0).map_err(|e| Error::Answer(e.to_string()))?;
         Ok(Some(view.0.into()))
     }
 
@@ -245,7 +244,7 @@ impl Observer {
         let mut with = Vec::from(named(resource));
         with.extend_from_slice(more);
         let row = self.heard(session.one(sql, &with, PATIENCE).await)?;
-        row.try_get(0).map_err(|e| Error::Migration(format!("a row that is not understood: {e}")))
+        row.try_get(0).map_err(|e| Error::Answer(e.to_string()))
     }
 
     fn session(&self) -> Result<Arc<Session>, Error> {

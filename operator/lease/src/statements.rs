@@ -46,8 +46,7 @@ impl Caller {
         let with: Vec<Parameter<'_>> =
             with.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect();
         let row = session.one(&sql, &with, patience).await?;
-        let answer: Json<Answer> =
-            row.try_get(0).map_err(|e| Error::Migration(format!("an answer that is not understood: {e}")))?;
+        let answer: Json<Answer> = row.try_get(0).map_err(|e| Error::Answer(e.to_string()))?;
         Ok(answer.0)
     }
 

@@ -158,6 +158,12 @@ async fn the_observer_sees_leader_candidates_reports_and_handovers() {
         (2, "PodDeleted", Some(Duration::from_secs(1)))
     );
     assert_eq!((handover.from.unwrap().replica.pod, handover.to.unwrap().replica.pod), ("a".into(), "b".into()));
+    // A part of a gap that came out wrong must not hide the bot's whole row.
+    db.client().await.batch_execute("UPDATE pollux.handover SET old_us = -9000, new_us = 5").await.unwrap();
+    assert_eq!(
+        observer.bot(&resource("echo")).await.unwrap().unwrap().last_handover.unwrap().gap,
+        Some(Duration::ZERO)
+    );
     a.shutdown().await;
     observed(&observer, "a has signed off", |view| view.candidates.len() == 1).await;
     b.leave();

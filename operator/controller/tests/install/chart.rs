@@ -150,6 +150,10 @@ fn values_that_cannot_work_are_refused_with_the_mend() {
             "give each a name of its own",
         ),
         (&["quickstart.postgres.enabled=true", "watchNamespaces={a}"], "--set clusterID="),
+        (
+            &["quickstart.postgres.enabled=true", "clusterID=c", "watchNamespaces={a}", "botNamespaces={b}"],
+            "is not one of watchNamespaces",
+        ),
     ];
     for (values, message) in refused {
         let complaint = try_chart(values).expect_err(&format!("{values:?} was accepted"));

@@ -114,9 +114,9 @@ struct Change {
     to: Option<Run>,
     reason: String,
     evidence: String,
-    drain_ms: Option<u64>,
+    drain_ms: Option<i64>,
     drain_outcome: Option<String>,
-    gap_us: Option<u64>,
+    gap_us: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,9 +183,10 @@ impl From<Change> for Handover {
             to: row.to.map(Into::into),
             reason: row.reason,
             evidence: row.evidence,
-            drain: row.drain_ms.map(Duration::from_millis),
+            drain: row.drain_ms.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
             drain_outcome: row.drain_outcome,
-            gap: row.gap_us.map(Duration::from_micros),
+            // Measured durations may come out negative (pollux.gap); a log's entry must not make a bot's row unreadable.
+            gap: row.gap_us.map(|us| Duration::from_micros(us.try_into().unwrap_or(0))),
         }
     }
 }
