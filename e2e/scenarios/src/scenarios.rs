@@ -115,7 +115,7 @@ impl Run {
         self.findings.rollouts.push(rollout);
         let handover = self.world.emulator.verdict(&bot.token).await?.handovers.pop().context("no handover")?;
         let waited = |update: &&UpdateRecord| {
-            update.pushed < handover.at && update.deliveries.first().is_some_and(|first| first.at >= handover.at)
+            update.pushed < handover.at && update.deliveries.first().is_none_or(|first| first.at >= handover.at)
         };
         let backlog = self.world.emulator.ledger(&bot.token).await?.updates.iter().filter(waited).count();
         ensure!(backlog >= 20, "only {backlog} updates waited while the lease changed hands");
