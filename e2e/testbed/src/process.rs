@@ -152,13 +152,24 @@ pub(crate) fn all_marked(folder: Option<&Path>) -> Vec<i32> {
     found
 }
 
-const LOOKS: u32 = 20;
+/// An exec reads the new program from the disk before the process has an environment, and a disk that is busy with images
+/// takes its time. Nothing else is unclear, so nobody waits this long in vain.
+const LOOKS: u32 = 5_000;
 
-/// A process's environment. In the middle of an exec it has none for a moment: one that has a program, but no environment, is
-/// not clear yet. (What belongs to the kernel, and what is dead, has neither.)
+/// A process's environment. In the middle of an exec it has none for a moment: one that has a program is clear when it has an
+/// environment, or surely an empty one. (What belongs to the kernel, and what is dead, has no program.)
 fn look(pid: i32) -> Option<Vec<u8>> {
     let found = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    (!found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err()).then_some(found)
+    let clear = !found.is_empty() || fs::read_link(format!("/proc/{pid}/exe")).is_err() || has_empty_environment(pid);
+    clear.then_some(found)
+}
+
+/// By `env_start` and `env_end` of proc_pid_stat(5), the 50th and 51st field, which are both 0 in the middle of an exec.
+fn has_empty_environment(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(50 - 3);
+    let (start, end) = (fields.next(), fields.next());
+    start == end && start.is_some_and(|start| start != "0")
 }
 
 fn environment(pid: i32) -> Vec<u8> {
@@ -190,6 +201,21 @@ pub(crate) fn state(pid: i32) -> Option<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_any_variable_is_clear_at_once() {
+        let mut child = Command::new("sleep").arg("60").env_clear().spawn().unwrap();
+        let pid = child.id().cast_signed();
+        // From the fork until its exec the child has our own environment.
+        while name(pid) != "sleep" {
+            std::thread::yield_now();
+        }
+        let began = Instant::now();
+        assert_eq!(environment(pid), Vec::<u8>::new());
+        assert!(began.elapsed() < Duration::from_secs(1), "it was waited for");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     /// One look falls into an exec now and then, and took a living daemon for a dead one.
     #[test]

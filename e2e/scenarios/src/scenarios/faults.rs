@@ -91,10 +91,12 @@ impl Run {
         let emulator = &self.world.emulator;
         until(&format!("the next poll of {}", bot.name), TTL * 6, || async {
             let polls = emulator.polls(&bot.token).await?;
-            let before = polls.iter().filter(|poll| poll.arrived <= after).map(|poll| poll.peer.connection).max();
+            let earlier = polls.iter().filter(|poll| poll.arrived <= after && poll.peer.lane == old.pod);
+            let before = earlier.map(|poll| poll.peer.connection).max();
             let found = polls.into_iter().filter(|poll| poll.arrived > after).find(|poll| match next {
                 Next::Another => poll.peer.lane != old.pod,
-                Next::Reconnected => Some(poll.peer.connection) > before,
+                // A standby's connection may be older than the dead leader's last one.
+                Next::Reconnected => poll.peer.lane != old.pod || Some(poll.peer.connection) > before,
             });
             Ok(found.map_or_else(|| Look::NotYet("none".to_owned()), Look::Yes))
         })
@@ -228,6 +230,6 @@ impl Run {
 enum Next {
     /// The next one by another pod than the old leader's.
     Another,
-    /// The next one on a connection that was not there before: by whoever went on, in the same pod or in another.
+    /// The next one by whoever goes on: by another pod, or by the same one on a connection that was not there before.
     Reconnected,
 }

@@ -101,6 +101,12 @@ impl Run {
                 ensure!(status.contains(&format!("Uid:\t{USER}\t")), "the bot runs as another user: {status}");
             }
         }
+        let world = &self.world;
+        until("enough messages around the handover", ROLLOUT, || async {
+            let answered = world.emulator.verdict(&bot.token).await?.answered;
+            Ok(if answered >= 30 { Look::Yes(()) } else { Look::NotYet(format!("{answered} answers")) })
+        })
+        .await?;
         self.world.emulator.mark_planned(&bot.token, "kubectl delete pod").await?;
         self.world.run("kubectl", &["delete", "pod", "-n", BOTS, &leader.pod]).await?;
         let now = bot.wait_ready(ROLLOUT).await?;
