@@ -89,7 +89,7 @@ impl Plain {
                             ],
                             // As with Pollux, a pod is ready when its bot asks for updates: it has a connection (state 01).
                             "readinessProbe": {
-                                "exec": {"command": ["sh", "-c", "grep -q ' 01 ' /proc/net/tcp /proc/net/tcp6"]},
+                                "exec": {"command": ["sh", "-c", "case $(cat /proc/net/tcp /proc/net/tcp6) in *' 01 '*) ;; *) exit 1 ;; esac"]},
                                 "periodSeconds": 1,
                             },
                             "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
