@@ -9,7 +9,7 @@ use pollux_testbed::{Cluster, Options, Pod, Signal};
 use crate::baseline::{Plain, Strategy};
 use crate::bot::{Bot, Library};
 use crate::ground::{Ground, Yours};
-use crate::scenarios::{load, settled, version};
+use crate::scenarios::{answered_at_least, load, settled, version};
 use crate::suite::kubernetes;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
@@ -62,7 +62,9 @@ pub(crate) async fn run(yours: Option<Yours>) -> Result<()> {
     for token in bots.iter().map(|b| &b.token).chain(plains.iter().map(|p| &p.token)) {
         world.emulator.start_load(token, &load(SEED)).await?;
     }
-    answered_at_least(&world, &bots, 20).await?;
+    for bot in &bots {
+        answered_at_least(&world, bot, 20).await?;
+    }
     roll(&world, &timeline, &bots, &plains).await?;
     timeline.say("load pauses, so that every message meets its fate before the ledger is read");
     let planned = rows(&world, &bots, &plains).await?;
@@ -167,17 +169,6 @@ async fn drain(world: &World, cluster: &Cluster, timeline: &Timeline, bots: &[Bo
     for bot in bots {
         let leader = bot.wait_ready(PATIENCE).await?;
         timeline.say(&format!("{:<8} is led by {} on {}", bot.name, leader.pod, leader.node));
-    }
-    Ok(())
-}
-
-async fn answered_at_least(world: &World, bots: &[Bot], count: u64) -> Result<()> {
-    for bot in bots {
-        until(&format!("{} to answer", bot.name), PATIENCE, || async {
-            let answered = world.emulator.verdict(&bot.token).await?.answered;
-            Ok(if answered >= count { Look::Yes(()) } else { Look::NotYet(format!("{answered} answers")) })
-        })
-        .await?;
     }
     Ok(())
 }

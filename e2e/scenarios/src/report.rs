@@ -99,10 +99,14 @@ impl Told {
 // === impl Findings ===
 
 impl Findings {
+    /// How far the gaps in the status are from those that the emulator saw.
+    fn gap_errors(&self) -> Vec<f64> {
+        self.rollouts.iter().filter_map(|rollout| rollout.told).map(Told::error_ms).collect()
+    }
+
     /// What the last line has no key for.
     pub(crate) fn remarks(&self) -> Vec<String> {
-        let told: Vec<Told> = self.rollouts.iter().filter_map(|rollout| rollout.told).collect();
-        let errors = errors(&told);
+        let errors = self.gap_errors();
         vec![
             format!(
                 "gaps in the status beside the emulator's: {} compared, apart by {:.1} ms (p50), {:.1} ms (max)",
@@ -129,7 +133,7 @@ impl Evidence {
 
     /// What is not as it must be becomes a finding, and so does a run that is too small to prove anything.
     pub(crate) fn judge(&mut self, ttl_s: u64) {
-        let switches = self.switches();
+        let (switches, gap_errors) = (self.switches(), self.findings.gap_errors());
         let failed = &mut self.findings.failed;
         let answered: u64 = self.verdicts.iter().map(|(_, verdict)| verdict.answered).sum();
         if answered < UPDATES_FLOOR {
@@ -192,9 +196,8 @@ impl Evidence {
         ] {
             failed.extend(figures.iter().filter(|ms| **ms > limit).map(|ms| format!("{what} {ms:.0} ms")));
         }
-        let told: Vec<Told> = self.findings.rollouts.iter().filter_map(|rollout| rollout.told).collect();
-        if median(&errors(&told)).is_some_and(|error| error > GAP_TOLERANCE_MS) {
-            failed.push(format!("the gaps in the status are not what happened: {told:?}"));
+        if median(&gap_errors).is_some_and(|error| error > GAP_TOLERANCE_MS) {
+            failed.push(format!("the gaps in the status are not what happened: {:?}", self.findings.rollouts));
         }
     }
 
@@ -255,10 +258,6 @@ impl Summary {
             failed: findings.failed.clone(),
         }
     }
-}
-
-fn errors(told: &[Told]) -> Vec<f64> {
-    told.iter().map(|told| told.error_ms()).collect()
 }
 
 fn median(values: &[f64]) -> Option<f64> {

@@ -160,6 +160,15 @@ async fn restarts(world: &World, bot: &Bot) -> Result<i32> {
     Ok(restarts)
 }
 
+/// Waits until a bot has answered that many messages.
+pub(crate) async fn answered_at_least(world: &World, bot: &Bot, count: u64) -> Result<()> {
+    until(&format!("{} to answer {count} messages", bot.name), ROLLOUT, || async {
+        let answered = world.emulator.verdict(&bot.token).await?.answered;
+        Ok(if answered >= count { Look::Yes(()) } else { Look::NotYet(format!("{answered} answers")) })
+    })
+    .await
+}
+
 /// Ends the load and waits until every message has met its fate.
 pub(crate) async fn settle(world: &World, bot: &Bot) -> Result<BotVerdict> {
     world.emulator.stop_load(&bot.token).await?;

@@ -43,43 +43,47 @@ impl World {
     /// Starts the cluster, loads the images, installs everything. Takes about a minute with warm caches.
     pub(crate) async fn up(options: Options) -> Result<Self> {
         println!("starting the cluster and loading the images");
-        let ground = Ground::own(Options { images: images()?, ..options }).await?;
-        Self::on(ground).await
+        let world = Self::reach(Ground::own(Options { images: images()?, ..options }).await?).await?;
+        world.furnish().await?;
+        Ok(world)
     }
 
     /// Installs everything on a cluster of the user's.
     pub(crate) async fn visit(yours: Yours) -> Result<Self> {
-        let client = client(&yours.kubeconfig).await?;
-        yours.look(&client).await?;
-        Self::on(Ground::Yours(yours)).await
+        let world = Self::again(yours).await?;
+        world.furnish().await?;
+        Ok(world)
     }
 
     /// What an earlier run made on a cluster of the user's.
     pub(crate) async fn again(yours: Yours) -> Result<Self> {
-        let client = client(&yours.kubeconfig).await?;
-        yours.look(&client).await?;
-        Ok(Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground: Ground::Yours(yours), client })
+        let world = Self::reach(Ground::Yours(yours.clone())).await?;
+        yours.look(&world.client).await?;
+        Ok(world)
     }
 
-    async fn on(ground: Ground) -> Result<Self> {
+    async fn reach(ground: Ground) -> Result<Self> {
+        let client = client(ground.kubeconfig()).await?;
+        Ok(Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground, client })
+    }
+
+    async fn furnish(&self) -> Result<()> {
         let started = std::time::Instant::now();
         let say = |what: &str| println!("{:>4} s  {what}", started.elapsed().as_secs());
-        let client = client(ground.kubeconfig()).await?;
-        let world = Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground, client };
         say("starting the emulator of the Bot API");
         for (namespace, level) in [(OPERATOR, "restricted"), (TELEGRAM, "restricted"), (BOTS, "restricted")] {
-            world.apply(&namespace_manifest(namespace, level)).await?;
+            self.apply(&namespace_manifest(namespace, level)).await?;
         }
-        for manifest in emulator_manifests(&world.ground, "botapi", None) {
-            world.apply(&manifest).await?;
+        for manifest in emulator_manifests(&self.ground, "botapi", None) {
+            self.apply(&manifest).await?;
         }
         say("installing the operator by its chart");
-        world.install().await?;
-        world.deployment_available(TELEGRAM, "botapi").await?;
-        world.deployment_available(OPERATOR, "pollux-controller").await?;
-        tokio::spawn(world.clone().name_lanes());
+        self.install().await?;
+        self.deployment_available(TELEGRAM, "botapi").await?;
+        self.deployment_available(OPERATOR, "pollux-controller").await?;
+        tokio::spawn(self.clone().name_lanes());
         say("ready");
-        Ok(world)
+        Ok(())
     }
 
     /// Runs a command with the cluster's binaries and kubeconfig.

@@ -74,55 +74,46 @@ pub(crate) async fn apply(
     children: Children,
 ) -> (Applied, Result<(), Error>) {
     let mut applied = Applied { deployment: observed.deployment.clone(), revision_created: false, unreachable: None };
-    let result = write(cluster, leases, resource, observed, plan, children, &mut applied).await;
+    let result = async {
+        let Children { revision, service_account, budget, deployment } = children;
+        let (namespace, name) = identity(observed);
+        let child = child_name(&name);
+
+        if let Some(revision) = &revision {
+            let object = revision["metadata"]["name"].as_str().unwrap_or_default();
+            cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
+            applied.revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
+        }
+        if let Some(wanted) = &service_account {
+            ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;
+        }
+        match (&budget, &observed.budget) {
+            (Some(wanted), live) => {
+                ensure::<PodDisruptionBudget>(cluster, &namespace, &child, wanted, live.as_ref()).await?;
+            }
+            (None, Some(live)) if deployment.is_some() => cluster.delete(live).await?,
+            (None, _) => {}
+        }
+
+        applied.unreachable = settings(cluster, leases, resource, observed, plan).await?;
+        // Who may lead could not be written down: a new template has to wait, everything else goes on.
+        let held = applied.unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
+        if let Some(wanted) = deployment.filter(|_| !held) {
+            let now = ensure::<Deployment>(cluster, &namespace, &name, &wanted, observed.deployment.as_ref()).await?;
+            applied.deployment = Some(now);
+        }
+
+        for revision in &plan.prune {
+            if let Some(object) =
+                observed.revisions.iter().find(|object| object.labels().get(label::REVISION) == Some(revision))
+            {
+                cluster.delete(object).await?;
+            }
+        }
+        Ok(())
+    }
+    .await;
     (applied, result)
-}
-
-async fn write(
-    cluster: &Cluster,
-    leases: &Leases,
-    resource: &Resource,
-    observed: &Observed,
-    plan: &Plan,
-    children: Children,
-    applied: &mut Applied,
-) -> Result<(), Error> {
-    let Children { revision, service_account, budget, deployment } = children;
-    let (namespace, name) = identity(observed);
-    let child = child_name(&name);
-
-    if let Some(revision) = &revision {
-        let object = revision["metadata"]["name"].as_str().unwrap_or_default();
-        cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
-        applied.revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
-    }
-    if let Some(wanted) = &service_account {
-        ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;
-    }
-    match (&budget, &observed.budget) {
-        (Some(wanted), live) => {
-            ensure::<PodDisruptionBudget>(cluster, &namespace, &child, wanted, live.as_ref()).await?;
-        }
-        (None, Some(live)) if deployment.is_some() => cluster.delete(live).await?,
-        (None, _) => {}
-    }
-
-    applied.unreachable = settings(cluster, leases, resource, observed, plan).await?;
-    // Who may lead could not be written down: a new template has to wait, everything else goes on.
-    let held = applied.unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
-    if let Some(wanted) = deployment.filter(|_| !held) {
-        let now = ensure::<Deployment>(cluster, &namespace, &name, &wanted, observed.deployment.as_ref()).await?;
-        applied.deployment = Some(now);
-    }
-
-    for revision in &plan.prune {
-        if let Some(object) =
-            observed.revisions.iter().find(|object| object.labels().get(label::REVISION) == Some(revision))
-        {
-            cluster.delete(object).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Writes the settings row. Returns why it could not.

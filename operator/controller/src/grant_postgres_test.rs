@@ -1,16 +1,15 @@
 //! `grant` against a real PostgreSQL and an API server of a few lines.
 
-use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use kube::client::Body;
+use http::Method;
+use http::request::Parts;
 use pollux_postgres::{Options, Server, Stop};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fake_api::{self, failure};
 
 /// Keeps Secrets, and counts how often one was written.
 #[derive(Clone, Default)]
@@ -25,22 +24,15 @@ struct State {
 impl FakeApi {
     fn client(&self) -> Client {
         let api = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
-        });
-        Client::new(service, "default")
+        fake_api::client(move |head, body| api.answer(head, body))
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let (head, body) = request.into_parts();
-        let body = body.collect().await.expect("a body").to_bytes();
+    fn answer(&self, head: &Parts, secret: Value) -> (u16, Value) {
         let path = head.uri.path().to_owned();
         let mut state = self.0.lock().expect("not poisoned");
         let found = match head.method {
             Method::PATCH => {
                 assert!(head.uri.query().is_some_and(|query| query.contains("fieldManager=pollux-grant")));
-                let secret: Value = serde_json::from_slice(&body).expect("JSON");
                 state.writes += 1;
                 state.secrets.insert(path.clone(), secret.clone());
                 Some(secret)
@@ -49,11 +41,9 @@ impl FakeApi {
                 Some(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": "u1"}}))
             }
             Method::GET => state.secrets.get(&path).cloned(),
-            other => panic!("{other} {path}"),
+            ref other => panic!("{other} {path}"),
         };
-        let missing = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": "", "code": 404});
-        let (code, answer) = found.map_or((404, missing), |found| (200, found));
-        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+        found.map_or_else(|| failure(404, "NotFound", ""), |found| (200, found))
     }
 
     fn writes(&self) -> usize {

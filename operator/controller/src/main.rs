@@ -30,6 +30,8 @@ mod template;
 mod validate;
 
 #[cfg(test)]
+mod fake_api;
+#[cfg(test)]
 mod pipeline_test;
 
 use std::io::IsTerminal;

@@ -1,16 +1,13 @@
 //! A whole reconcile against an API server of a few lines that refuses.
 
-use std::convert::Infallible;
-
-use http::{Method, Request, Response};
-use http_body_util::BodyExt;
-use kube::Client;
-use kube::client::Body;
+use http::Method;
+use http::request::Parts;
 use pollux_clock::BootInstant;
 use serde_json::Value;
 
 use super::*;
 use crate::election::Leadership;
+use crate::fake_api::{self, failure};
 
 const QUOTA: &str = "is forbidden: exceeded quota: pods";
 
@@ -26,25 +23,9 @@ impl FakeApi {
         Self { refuses_dry_runs, status: Arc::default() }
     }
 
-    fn client(&self) -> Client {
-        let api = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
-        });
-        Client::new(service, "default")
-    }
-
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let (head, body) = request.into_parts();
-        let body = body.collect().await.expect("a body").to_bytes();
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    fn answer(&self, head: &Parts, body: Value) -> (u16, Value) {
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
-        let failure = |code: u16, reason: &str, message: &str| {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
-            (code, status)
-        };
-        let (code, answer) = match head.method {
+        match head.method {
             Method::GET if path.ends_with("/telegrambots/echo") => (200, bot()),
             Method::GET if query.contains("labelSelector") => (200, json!({"metadata": {}, "items": []})),
             Method::GET => failure(404, "NotFound", ""),
@@ -56,15 +37,16 @@ impl FakeApi {
             Method::PATCH if query.contains("dryRun") && !self.refuses_dry_runs => (200, body),
             Method::PATCH => failure(403, "Forbidden", QUOTA),
             Method::POST => (200, body),
-            other => panic!("{other} {path}"),
-        };
-        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+            ref other => panic!("{other} {path}"),
+        }
     }
 
     /// What a reconcile of the bot ends with, and what it has told.
     async fn reconcile(&self, leadership: Leadership) -> (Result<Action, Error>, Option<TelegramBotStatus>) {
         let metrics = Metrics::new();
-        let cluster = Cluster::new(self.client(), leadership, metrics.clone());
+        let api = self.clone();
+        let client = fake_api::client(move |head, body| api.answer(head, body));
+        let cluster = Cluster::new(client, leadership, metrics.clone());
         // A database that cannot be there: pods of a bot that never ran do not wait for it.
         let leases = Leases::spawn(&BTreeMap::from([("default".to_owned(), "/no/such/file".into())]));
         let operator = Operator { cluster: "c-1".into(), agent_image: "agent:1".into() };

@@ -19,7 +19,7 @@ impl Run {
     /// The bot's process dies; the standby goes on.
     pub(crate) async fn kill_bot(&mut self) -> Result<()> {
         let bot = self.bot(Library::PythonTelegramBot)?;
-        let took = self.strike(&bot, "kill -9 of the bot", Some("bot"), Signal::Kill, Next::Another).await?;
+        let (_, took) = self.strike(&bot, "kill -9 of the bot", Some("bot"), Signal::Kill, Next::Another).await?;
         self.findings.bot_crash_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -27,7 +27,8 @@ impl Run {
     /// The agent's process dies; it is restarted in its place, finds its own lease and goes on.
     pub(crate) async fn kill_agent(&mut self) -> Result<()> {
         let bot = self.bot(Library::Grammy)?;
-        let took = self.strike(&bot, "kill -9 of the agent", Some("agent"), Signal::Kill, Next::Reconnected).await?;
+        let (_, took) =
+            self.strike(&bot, "kill -9 of the agent", Some("agent"), Signal::Kill, Next::Reconnected).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -35,7 +36,7 @@ impl Run {
     /// Both die.
     pub(crate) async fn kill_both(&mut self) -> Result<()> {
         let bot = self.bot(Library::Telegraf)?;
-        let took = self.strike(&bot, "kill -9 of bot and agent", None, Signal::Kill, Next::Reconnected).await?;
+        let (_, took) = self.strike(&bot, "kill -9 of bot and agent", None, Signal::Kill, Next::Reconnected).await?;
         self.findings.pod_restart_ms.push(took);
         bot.wait_ready(ROLLOUT).await.map(drop)
     }
@@ -44,8 +45,8 @@ impl Run {
     pub(crate) async fn pause_pod(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
         let bot = self.bot(Library::Teloxide)?;
-        let leader = self.somebody_stands_by(&bot).await?;
-        let took = self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
+        let (leader, took) =
+            self.strike(&bot, "SIGSTOP of the leader's pod", None, Signal::Stop, Next::Another).await?;
         tokio::time::sleep((TTL * 3).saturating_sub(Duration::from_secs_f64(took / 1000.0))).await;
         let epoch = self.world.epoch(&bot).await?;
         let woken = self.world.emulator.mark_planned(&bot.token, "SIGCONT").await?;
@@ -73,8 +74,15 @@ impl Run {
         Ok(())
     }
 
-    /// Signals the leader's processes, and says how long it took until the next poll arrived at Telegram (ms).
-    async fn strike(&self, bot: &Bot, what: &str, container: Option<&str>, signal: Signal, next: Next) -> Result<f64> {
+    /// Signals the leader's processes, and says whose, and how long it took until the next poll arrived at Telegram (ms).
+    async fn strike(
+        &self,
+        bot: &Bot,
+        what: &str,
+        container: Option<&str>,
+        signal: Signal,
+        next: Next,
+    ) -> Result<(Leader, f64)> {
         let cluster = self.world.ground.breakable()?;
         let leader = self.somebody_stands_by(bot).await?;
         let (pod, container) = (Pod::new(BOTS, &leader.pod), container.map(str::to_owned));
@@ -83,7 +91,7 @@ impl Run {
         let struck = self.world.emulator.mark_crash(&bot.token, what, TTL * 4).await?;
         blocking(move || signal_processes(&aimed, signal)).await?;
         let next = self.next_poll(bot, struck, &leader, next).await?;
-        Ok((next.arrived - struck).as_secs_f64() * 1000.0)
+        Ok((leader, (next.arrived - struck).as_secs_f64() * 1000.0))
     }
 
     /// The first poll that arrives after an instant of the emulator's clock.

@@ -10,7 +10,7 @@ use pollux_testbed::Pod;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{ROLLOUT, Run, load, restarts, version};
+use super::{ROLLOUT, Run, answered_at_least, load, restarts, version};
 use crate::bot::{Bot, Library, leader};
 use crate::report::{Rollout, Told};
 use crate::wait::{Look, until};
@@ -101,12 +101,7 @@ impl Run {
                 ensure!(status.contains(&format!("Uid:\t{USER}\t")), "the bot runs as another user: {status}");
             }
         }
-        let world = &self.world;
-        until("enough messages around the handover", ROLLOUT, || async {
-            let answered = world.emulator.verdict(&bot.token).await?.answered;
-            Ok(if answered >= 30 { Look::Yes(()) } else { Look::NotYet(format!("{answered} answers")) })
-        })
-        .await?;
+        answered_at_least(&self.world, &bot, 30).await?;
         self.world.emulator.mark_planned(&bot.token, "kubectl delete pod").await?;
         self.world.run("kubectl", &["delete", "pod", "-n", BOTS, &leader.pod]).await?;
         let now = bot.wait_ready(ROLLOUT).await?;

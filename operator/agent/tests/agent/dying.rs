@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pollux_botapi::{Mark, MarkKind};
 
 use crate::bot::Acks;
+use crate::process::Agent;
 use crate::world::{PATIENCE, TTL, World};
 
 #[tokio::test]
@@ -30,6 +31,15 @@ async fn a_pod_that_dies_is_followed_within_the_ttl() {
     assert_eq!(health["epoch"], 2);
 }
 
+/// Kills an agent and starts it again in the same pod; says when it died.
+async fn restart_in_place(world: &World, agent: Agent) -> (Instant, Agent) {
+    let pod = agent.pod.clone();
+    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent")).unwrap();
+    let killed = Instant::now();
+    agent.kill().await;
+    (killed, pod.start())
+}
+
 #[tokio::test]
 async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
     let world = World::new().await;
@@ -37,11 +47,7 @@ async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
     one.agent.until_leader().await;
     world.load(6);
     world.answered(20).await;
-    let pod = one.agent.pod.clone();
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent")).unwrap();
-    let killed = Instant::now();
-    one.agent.kill().await;
-    let again = pod.start();
+    let (killed, again) = restart_in_place(&world, one.agent).await;
     let health = again.until_leader().await;
     // Its TTL has not passed: the file lock of its pod told that the former process is dead.
     assert!(killed.elapsed() < Duration::from_secs(2), "{:?}\n{}", killed.elapsed(), again.log());
@@ -57,11 +63,7 @@ async fn nobody_waits_for_the_ttl_of_an_agent_that_is_restarted_in_place() {
     let (one, two) = world.pair(Acks::Afterwards).await;
     world.load(6);
     world.answered(20).await;
-    let pod = one.agent.pod.clone();
-    world.emulator.mark(Mark::new(MarkKind::Crash, "kill -9 of the agent")).unwrap();
-    let killed = Instant::now();
-    one.agent.kill().await;
-    let again = pod.start();
+    let (killed, again) = restart_in_place(&world, one.agent).await;
     // The one whose bot asks first leads: the restarted one, or the other one, to which it then gives way.
     while !again.leads().await && !two.agent.leads().await {
         assert!(killed.elapsed() < Duration::from_secs(2), "{}\n{}", again.log(), two.agent.log());

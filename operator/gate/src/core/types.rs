@@ -105,7 +105,7 @@ pub enum Input {
         /// Whether it is one of those that a handler makes.
         counts: bool,
     },
-    /// It was answered in full (`completed`) or broken off by the bot.
+    /// It was answered in full or broken off by the bot.
     CallEnded {
         /// Whether it was answered, and is one of those that a handler makes.
         counts: bool,

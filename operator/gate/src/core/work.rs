@@ -88,7 +88,7 @@ impl Work {
             && let Some(silence) = self.last_activity().map(|since| now - since).filter(|s| *s <= LONGEST_LESSON)
         {
             self.longest = Some(self.longest.map_or(silence, |longest| longest.max(silence)));
-            if silence <= settings.drain_timeout / 4 {
+            if silence <= bound(settings) / 2 {
                 self.usual = Some(self.usual.map_or(silence, |usual| (usual * 3 + silence) / 4));
             }
         }
@@ -159,7 +159,7 @@ impl Work {
     /// batch when it has done all of it gets that long: what it could not finish would come again.
     pub(super) fn room(&self, settings: &Settings) -> u16 {
         let usual = self.usual.unwrap_or_default().as_millis();
-        let fits = (settings.drain_timeout / 2).as_millis().checked_div(usual).unwrap_or(u128::MAX);
+        let fits = bound(settings).as_millis().checked_div(usual).unwrap_or(u128::MAX);
         let fits = u16::try_from(fits).unwrap_or(u16::MAX);
         let owed = u16::try_from(self.owed).unwrap_or(u16::MAX);
         let most = settings.max_batch.clamp(1, LARGEST_BATCH);
@@ -170,7 +170,7 @@ impl Work {
     pub(super) fn hold_until(&mut self, settings: &Settings, now: BootInstant) -> Option<BootInstant> {
         let usual = self.usual?;
         let queue = usual.saturating_mul(u32::try_from(self.owed).unwrap_or(u32::MAX));
-        if queue <= settings.drain_timeout / 2 {
+        if queue <= bound(settings) {
             return None;
         }
         let hold = if self.in_flight > 0 { settings.drain_timeout } else { SHORTEST_HOLD.max(usual * 2) };
@@ -183,6 +183,11 @@ impl Work {
         }
         Some(until)
     }
+}
+
+/// A bot's queue is meant to take no longer than this (R27).
+fn bound(settings: &Settings) -> Duration {
+    settings.drain_timeout / 2
 }
 
 #[cfg(test)]
