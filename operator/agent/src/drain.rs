@@ -155,7 +155,7 @@ impl Parts {
         if let Some(lease) = &self.lease {
             lease.leave();
             if epoch.is_some() {
-                lease.expect_handover();
+                lease.expect_handover(true);
             }
         }
         let drained = self.drain_gate().await;

@@ -8,6 +8,7 @@
 //! | gate: first poll of this leadership | lease: the end of the gap, for the log of handovers |
 //! | gate: bot, token, webhook, foreign poller | lease: the report, when it changes |
 //! | gate: another token was read | lease: its digest |
+//! | gate: the bot may be dead | lease: look for a successor already |
 //! | gate: the bot is not there ([`crate::absence`]) | lease: hand over, if somebody else is ready |
 //!
 //! Nothing here waits for PostgreSQL or for Telegram: news of the lease must reach the gate at once.
@@ -49,6 +50,8 @@ pub struct Glue {
     report: Option<Report>,
     digest: TokenDigest,
     absence: Absence,
+    /// The bot may be dead.
+    missing: bool,
     /// A bot's absence made this replica give its lease away; what became of it comes back here.
     given: (mpsc::UnboundedSender<Given>, mpsc::UnboundedReceiver<Given>),
     giving: bool,
@@ -97,6 +100,7 @@ impl Glue {
             report: None,
             digest,
             absence: Absence::default(),
+            missing: false,
             given: mpsc::unbounded_channel(),
             giving: false,
             gave: None,
@@ -210,6 +214,11 @@ impl Glue {
 
     fn observed(&mut self, status: &Status) {
         self.lease.set_ready(status.bot_polling);
+        // A drain expects a handover whatever becomes of the bot.
+        if self.missing != status.bot_missing && !self.app.drain().begun() {
+            self.lease.expect_handover(status.bot_missing);
+        }
+        self.missing = status.bot_missing;
         let report = Report::new(self.gate.bot_id(), status);
         if self.report.as_ref() != Some(&report) {
             self.lease.set_report(serde_json::json!(report));

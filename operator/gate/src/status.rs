@@ -48,6 +48,9 @@ pub struct Status {
     pub bot_polling: bool,
     /// The bot's process has a connection to the gate, or is between two of them (R14b).
     pub bot_alive: bool,
+    /// All connections of the bot were closed as those of a process that dies. [`Self::bot_alive`] ends a moment later, unless
+    /// it comes back (R14b).
+    pub bot_missing: bool,
     /// The bot has neither polled nor called anything for [`crate::Settings::poll_gap`] (R14).
     pub deaf: bool,
     /// What Telegram says of the token (R26).

@@ -216,7 +216,7 @@ impl Driver {
                 self.caller.new_token = Some(token);
                 Event::Rotated
             }
-            Some(Command::ExpectHandover) => Event::Expect,
+            Some(Command::ExpectHandover(expected)) => Event::Expect(expected),
             Some(Command::HandOver(order, done)) => {
                 self.waiting.push(done);
                 Event::HandOver(order)

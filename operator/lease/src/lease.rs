@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Ready(bool),
     Report(Value),
     Token(TokenDigest),
-    ExpectHandover,
+    ExpectHandover(bool),
     HandOver(HandOver, oneshot::Sender<HandedOver>),
     Leave,
     FirstPoll(BootInstant),
@@ -108,10 +108,10 @@ impl Lease {
         self.send(Command::Token(token));
     }
 
-    /// A drain has begun: candidates are asked for frequent beats, so that the handover finds a successor which is known to
-    /// be alive.
-    pub fn expect_handover(&self) {
-        self.send(Command::ExpectHandover);
+    /// The lease will probably be given away soon: candidates are asked for frequent beats, so that the handover finds a
+    /// successor which is known to be alive. `false` takes that back. A handover ends it, too.
+    pub fn expect_handover(&self, expected: bool) {
+        self.send(Command::ExpectHandover(expected));
     }
 
     /// Gives the lease to the best ready successor, or to nobody. From the moment at which the order is sent the role is

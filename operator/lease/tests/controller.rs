@@ -140,7 +140,7 @@ async fn the_observer_sees_leader_candidates_reports_and_handovers() {
     let b = db.agent("b");
     stands_by(&b).await;
     observed(&observer, "b waits", |view| view.candidates.iter().any(|c| c.party.replica.pod == "b" && c.ready)).await;
-    a.expect_handover();
+    a.expect_handover(true);
     observed(&observer, "a drains", |view| view.lease.handover_expected).await;
     let order = HandOver {
         drain: Some(Duration::from_secs(1)),

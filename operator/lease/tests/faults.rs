@@ -108,7 +108,7 @@ async fn a_handover_that_is_carried_out_without_an_answer_is_found_out() {
     Recorder::new(beliefs.path(), "b").follow(&b);
     stands_by(&b).await;
     see(&a, "a sees its successor", |view| view.successor.is_some()).await;
-    a.expect_handover();
+    a.expect_handover(true);
     proxy.lose_replies_to("pollux.handover(", 1);
     let outcome = a.hand_over(order()).await;
     assert_eq!(outcome, HandedOver::To { pod: "b".into(), epoch: 2 });
@@ -289,7 +289,7 @@ async fn behind_a_real_transaction_pooler_leases_work_and_it_is_said_that_nothin
         see(agent, "it says so", |view| view.database == DatabaseState::Up { wakes: false }).await;
     }
     see(&a, "a sees its successor", |view| view.successor.is_some()).await;
-    a.expect_handover();
+    a.expect_handover(true);
     let start = BootInstant::now();
     assert_eq!(a.hand_over(order()).await, HandedOver::To { pod: "b".into(), epoch: 2 });
     assert_eq!(leads(&b).await, 2);

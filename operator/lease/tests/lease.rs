@@ -45,7 +45,7 @@ async fn a_planned_handover_gives_the_lease_and_logs_drain_and_gap() {
     let b = db.agent("b");
     stands_by(&b).await;
     see(&a, "a sees its successor", |view| view.successor.as_deref() == Some("b")).await;
-    a.expect_handover();
+    a.expect_handover(true);
     let last_poll_ended = BootInstant::now();
     let drain = Some(Duration::from_millis(1200));
     let order =
@@ -122,7 +122,7 @@ async fn how_long_a_handover_takes() {
     let mut took = Vec::new();
     for _ in 0..200 {
         let [from, to] = &agents;
-        from.expect_handover();
+        from.expect_handover(true);
         see(from, "a successor", |view| view.successor.is_some()).await;
         // The time that a drain gives candidates to beat often.
         tokio::time::sleep(Duration::from_millis(200)).await;

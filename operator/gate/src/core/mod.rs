@@ -124,6 +124,7 @@ impl Core {
             bot_ready: self.presence.latched(),
             bot_polling: self.presence.polling(now),
             bot_alive: self.presence.alive(),
+            bot_missing: self.presence.missing(),
             deaf: self.presence.deaf(),
             token: self.token,
             bot,

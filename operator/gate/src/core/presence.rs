@@ -12,8 +12,9 @@ use super::types::{Closed, ConnectionId};
 const BETWEEN_POLLS: Duration = Duration::from_millis(500);
 /// The shortest time without a connection that counts as death (R14b).
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// Longer pauses are restarts of the container, and teach nothing about the pauses of one process.
-const LONGEST_LESSON: Duration = Duration::from_secs(1);
+/// Longer pauses are restarts of the container, and teach nothing about the pauses of one process. No kubelet was seen to need
+/// less than 0.7 s for one.
+const LONGEST_LESSON: Duration = Duration::from_millis(250);
 /// The kernel closes a dead process's connections within this time.
 const AT_ONCE: Duration = Duration::from_millis(20);
 /// No known client closes a connection for having been idle so short a time (Node's agents: 4 and 5 s; httpx 5 s, aiohttp 15 s,
@@ -152,8 +153,8 @@ impl Presence {
 
     /// When the absence of connections is a death, if it may be one at all.
     fn dead_at(&self) -> Option<BootInstant> {
-        let since = self.empty_since.filter(|_| !self.gone)?;
-        self.closing.like_a_death().then(|| since + SHORTEST_PAUSE.max(self.longest_pause * 2))
+        let since = self.empty_since.filter(|_| self.missing() && !self.gone)?;
+        Some(since + SHORTEST_PAUSE.max(self.longest_pause * 2))
     }
 
     fn level_ends(&self) -> Option<BootInstant> {
@@ -177,6 +178,11 @@ impl Presence {
 
     pub(super) fn deaf(&self) -> bool {
         self.deaf
+    }
+
+    /// Dead, or perhaps dead.
+    pub(super) fn missing(&self) -> bool {
+        self.empty_since.is_some() && self.closing.like_a_death()
     }
 
     pub(super) fn gone(&self) -> bool {

@@ -114,7 +114,8 @@ impl Core {
             return Some(self.order(otherwise));
         }
         if !giving.looked {
-            return Some(Call::Expect { epoch, expected: true });
+            let asked = self.row.as_ref().is_some_and(|row| row.handover_expected);
+            return Some(if asked { Call::Look } else { Call::Expect { epoch, expected: true } });
         }
         match &self.heir {
             Some(heir) if heir.fresh => Some(self.order(Otherwise::Keep)),

@@ -44,7 +44,7 @@
 //!
 //! From the moment at which `handover` or `release` is **sent**, this process never acts under that epoch again, whatever the
 //! answer (I7): the order may be carried out late. The successor needs a beat younger than 300 ms, so candidates are asked for
-//! frequent beats when a drain begins; if none is fresh they are asked now, and the order is repeated for half a second
+//! frequent beats when a drain begins, or when the bot may be dead; if none is fresh they are asked now, and the order is repeated for half a second
 //! before the lease is released instead. With `only_to_successor` nothing is sent before a fresh successor was seen.
 //!
 //! # Looking
@@ -215,7 +215,7 @@ impl Core {
             }
             Event::Report(report) => self.set_report(report),
             Event::Rotated => self.rotating = true,
-            Event::Expect => self.expecting = true,
+            Event::Expect(expecting) => self.expecting = expecting,
             Event::HandOver(order) => self.begin_giving(order, now, &mut actions),
             Event::Leave => self.leave(),
             Event::FirstPoll(at) => self.first_poll(at),

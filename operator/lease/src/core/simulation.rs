@@ -284,7 +284,10 @@ impl World {
                 let only_to_successor = self.random.random_bool(0.5);
                 self.say(n, Event::HandOver(HandOver { only_to_successor, ..order }));
             }
-            6 => self.say(n, Event::Expect),
+            6 => {
+                let expecting = self.random.random_bool(0.7);
+                self.say(n, Event::Expect(expecting));
+            }
             7 => {
                 let ready = self.random.random_bool(0.8);
                 self.say(n, Event::Ready(ready));

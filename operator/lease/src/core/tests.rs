@@ -428,6 +428,32 @@ fn only_to_a_successor_that_is_alive() {
     assert!(!rig.leads());
 }
 
+/// Candidates are asked for beats when the bot may be dead; when it is known to be, one look finds them.
+#[test]
+fn a_handover_that_was_expected_finds_its_successor_at_once() {
+    let mut rig = Rig::leading();
+    rig.step(Event::Expect(true));
+    assert_eq!(rig.sent, Some(Call::Expect { epoch: 1, expected: true }));
+    let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
+    let with = |fresh| Answer { heir: Some(Heir { pod: "b".into(), fresh }), ..answer(true, expected.clone()) };
+    rig.answered(with(false));
+    assert!(rig.leads());
+    rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
+    assert_eq!(rig.sent, Some(Call::Look));
+    rig.answered(with(true));
+    assert!(matches!(rig.sent, Some(Call::Handover { otherwise: Otherwise::Keep, .. })), "{:?}", rig.sent);
+}
+
+#[test]
+fn an_expectation_that_is_taken_back_leaves_the_candidates_in_peace() {
+    let mut rig = Rig::leading();
+    rig.step(Event::Expect(true));
+    rig.answer(true, Row { handover_expected: true, ..row(Some("me"), 1, 1) });
+    rig.step(Event::Expect(false));
+    assert_eq!(rig.sent, Some(Call::Expect { epoch: 1, expected: false }));
+    assert!(rig.leads());
+}
+
 /// The bot died, and in the same moment the pod is told to go: whoever waits for the drain must not hear that the lease was kept.
 #[test]
 fn a_drain_is_not_answered_by_a_handover_that_kept_the_lease() {

@@ -43,8 +43,8 @@ pub(crate) enum Event {
     Report(Value),
     /// The token was rotated.
     Rotated,
-    /// A drain has begun.
-    Expect,
+    /// The lease will probably be given away soon; or not, after all.
+    Expect(bool),
     /// The lease is to be given away.
     HandOver(HandOver),
     /// The pod ends.
