@@ -71,12 +71,17 @@ fn quantity(value: &Value) -> Option<i128> {
         "G" => 10i128.pow(18),
         "T" => 10i128.pow(21),
         "P" => 10i128.pow(24),
+        "E" => 10i128.pow(27),
         "Ki" => 10i128.pow(9) << 10,
         "Mi" => 10i128.pow(9) << 20,
         "Gi" => 10i128.pow(9) << 30,
         "Ti" => 10i128.pow(9) << 40,
         "Pi" => 10i128.pow(9) << 50,
-        _ => return None,
+        "Ei" => 10i128.pow(9) << 60,
+        exponent => {
+            let tens: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            10i128.checked_pow(u32::try_from(tens.checked_add(9)?).ok()?)?
+        }
     };
     let fraction = &fraction[..fraction.len().min(9)];
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
@@ -121,6 +126,9 @@ mod tests {
         let live = json!({"env": [{"name": "A"}], "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "1"}}});
         assert!(is_so(&wanted, &live));
         assert!(!is_so(&json!({"resources": {"limits": {"cpu": "501m"}}}), &live));
+        let exponents = json!({"resources": {"limits": {"cpu": "5e-1", "memory": "1073.741824E6"}}});
+        assert!(is_so(&exponents, &live));
+        assert!(!is_so(&json!({"resources": {"limits": {"memory": "1e9"}}}), &live));
     }
 
     #[test]
