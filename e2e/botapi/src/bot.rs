@@ -97,6 +97,8 @@ impl Bot {
             if let Some(id) = self.server.push(now, push.kind, json) {
                 self.journal.pushed(now, id, push.chat);
                 ids.push(id);
+            } else {
+                self.journal.keep_out();
             }
         }
         ids

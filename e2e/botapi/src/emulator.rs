@@ -324,7 +324,8 @@ impl Emulator {
         let bot = state.bots.get(token).ok_or(Error::UnknownBot)?;
         let polls = bot.journal.polls(&state.lanes);
         let updates = bot.journal.updates(&state.lanes);
-        let (username, bot_id, stray) = (bot.username.clone(), bot.id, bot.journal.stray());
+        let (username, bot_id) = (bot.username.clone(), bot.id);
+        let (stray, refused) = (bot.journal.stray(), bot.journal.refused());
         let marks = state.marks_of(token);
         drop(state);
         let case = Case {
@@ -333,6 +334,7 @@ impl Emulator {
             polls: &polls,
             updates: &updates,
             stray,
+            refused,
             marks: &marks,
             window,
             now,

@@ -90,6 +90,7 @@ pub(crate) struct Journal {
     requests: Vec<(Origin, RequestRecord)>,
     request_of: HashMap<RequestId, usize>,
     stray: u64,
+    refused: u64,
     /// Updates that are not both removed and answered.
     unsettled: HashSet<i32>,
     /// When an update last moved.
@@ -108,6 +109,11 @@ impl Journal {
         self.updates.push(Life { pushed: now, chat, ..Life::default() });
         self.unsettled.insert(id);
         self.moved = now;
+    }
+
+    /// The bot's allowed_updates, or a full queue, kept an update out.
+    pub(crate) fn keep_out(&mut self) {
+        self.refused += 1;
     }
 
     pub(crate) fn poll(&mut self, now: At, request: RequestId, origin: Origin, args: &GetUpdates, open_polls: u32) {
@@ -237,6 +243,10 @@ impl Journal {
 
     pub(crate) fn stray(&self) -> u64 {
         self.stray
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
     }
 
     pub(crate) fn moved(&self) -> At {

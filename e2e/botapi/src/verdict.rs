@@ -32,6 +32,7 @@ pub(crate) struct Case<'a> {
     pub(crate) polls: &'a [PollRecord],
     pub(crate) updates: &'a [UpdateRecord],
     pub(crate) stray: u64,
+    pub(crate) refused: u64,
     /// Those of this bot, in order of time.
     pub(crate) marks: &'a [(At, Mark)],
     /// Half width of the window around a handover.
@@ -72,6 +73,7 @@ impl Case<'_> {
             undelivered: 0,
             in_progress: 0,
             stray: self.stray,
+            refused: self.refused,
             conflicts: Conflicts::default(),
             late: late.len() as u64,
             open_polls_max: 0,

@@ -153,6 +153,8 @@ impl Evidence {
                 // A bot that stops to serve loses nothing: it leaves everything in the queue.
                 ("never delivered", verdict.undelivered, 0),
                 ("answers to nothing", verdict.stray, 0),
+                // A list of allowed updates that is passed on wrongly loses messages before they have a number.
+                ("kept out of the queue", verdict.refused, 0),
                 // What kills and pauses may cost is messages, never a second poller: at most one late request each.
                 ("conflict around a crash", verdict.crash.conflict, 0),
                 ("late requests", verdict.late, u64::try_from(crashes).unwrap_or(u64::MAX)),

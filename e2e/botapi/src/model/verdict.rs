@@ -133,6 +133,9 @@ pub struct BotVerdict {
     pub in_progress: u64,
     /// Replies that mention an update which was never pushed.
     pub stray: u64,
+    /// Updates that never came into the queue: the bot's `allowed_updates` do not name their kind, or the queue was full.
+    #[serde(default)]
+    pub refused: u64,
     /// Visible 409s by cause, wherever they fall.
     pub conflicts: Conflicts,
     /// Late requests: single polls of a former poller in the midst of its successor's, within crash windows.

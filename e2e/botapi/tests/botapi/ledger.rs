@@ -57,6 +57,17 @@ async fn waiting_for_settled_state_ends_at_its_limit_or_when_nothing_moves() {
     assert!(emulator.settled(Some("9:unknown"), PATIENCE, None).await.is_err());
 }
 
+/// What never comes into the queue has no number, so the ledger cannot say LOST: a list of allowed updates that is passed on
+/// wrongly would go unseen.
+#[tokio::test]
+async fn updates_that_the_allowed_ones_keep_out_are_counted() {
+    let emulator = emulator().await;
+    call(&emulator.url(), "getUpdates", r#"{"allowed_updates": ["callback_query"]}"#).await;
+    assert!(emulator.push(TOKEN, Push { count: 3, ..Push::default() }).expect("bot").is_empty());
+    let verdict = emulator.bot_verdict(TOKEN, WINDOW).expect("bot");
+    assert_eq!((verdict.updates, verdict.refused), (0, 3));
+}
+
 // === the admin port ===
 
 async fn post(url: &str, path: &str, body: &Value) -> (u16, Value) {
