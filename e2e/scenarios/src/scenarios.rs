@@ -4,6 +4,7 @@
 mod faults;
 mod planned;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -117,16 +118,15 @@ impl Run {
         .await
     }
 
-    /// The bots whose leader is on a node.
-    pub(crate) async fn led_on(&self, node: &str) -> Result<Vec<(Bot, Leader)>> {
-        let mut found = Vec::new();
+    /// The node on which most bots are led, and which those are. Where leaders are is chance, and what is done to a node with
+    /// none proves nothing. Bots run only on nodes that may be broken.
+    pub(crate) async fn node_of_most(&self) -> Result<(String, Vec<(Bot, Leader)>)> {
+        let mut nodes: BTreeMap<String, Vec<(Bot, Leader)>> = BTreeMap::new();
         for bot in &self.bots {
             let leader = self.somebody_stands_by(bot).await?;
-            if leader.node == node {
-                found.push((bot.clone(), leader));
-            }
+            nodes.entry(leader.node.clone()).or_default().push((bot.clone(), leader));
         }
-        Ok(found)
+        nodes.into_iter().max_by_key(|(_, led)| led.len()).context("no bot is led")
     }
 }
 

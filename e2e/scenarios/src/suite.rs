@@ -11,10 +11,6 @@ use crate::report::{Evidence, Summary};
 use crate::scenarios::{Run, TTL, settle};
 use crate::world::{World, blocking};
 
-/// The node that is cut off, and the one that is drained and later dies. What must survive is on node-1.
-const CUT: &str = "node-3";
-const DEAD: &str = "node-2";
-
 /// Where a round runs.
 enum Place {
     /// On a cluster of our own of this version.
@@ -131,12 +127,12 @@ async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> 
     scenario!("the emulator behind TLS with an own authority", crate::tls::own_authority(&run.world));
     scenario!("every field does what it says", crate::fields::every_field(&run.world));
     scenario!("Postgres stopped for 20 s", run.stop_postgres());
-    scenario!("drain of a node", run.drain_node(DEAD));
+    scenario!("drain of a node", run.drain_node());
     scenario!("rollout while the operator is away", run.roll_without_controller());
     scenario!("the operator by kustomize", run.install_by_kustomize());
     scenario!("kill -9 of the active operator", run.kill_operator());
-    scenario!("a node cut off", run.cut_node(CUT));
-    scenario!("a node dead for good", run.kill_node(DEAD));
+    scenario!("a node cut off", run.cut_node());
+    scenario!("a node dead for good", run.kill_node());
     if left_out > 0 {
         run.findings.failed.push(format!("{left_out} scenarios were left out: a part proves nothing about the whole"));
     }

@@ -177,12 +177,11 @@ impl Run {
     }
 
     /// A node is cut off in both directions until its leases are over, and comes back.
-    pub(crate) async fn cut_node(&mut self, node: &str) -> Result<()> {
+    pub(crate) async fn cut_node(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
-        let led_there = self.led_on(node).await?;
-        ensure!(!led_there.is_empty(), "nobody leads on {node}: nothing to cut off");
+        let (node, led_there) = self.node_of_most().await?;
         let struck = self.mark_led(&led_there, &format!("{node} cut off")).await?;
-        let (cutting, cut) = (cluster.clone(), node.to_owned());
+        let (cutting, cut) = (cluster.clone(), node.clone());
         blocking(move || cutting.cut_node(&cut, Direction::Both)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
@@ -192,8 +191,7 @@ impl Run {
         for (bot, _) in &led_there {
             epochs.push(self.world.epoch(bot).await?);
         }
-        let cut = node.to_owned();
-        blocking(move || cluster.heal_node(&cut)).await?;
+        blocking(move || cluster.heal_node(&node)).await?;
         // Whoever was behind the cut sees that it was replaced, and stays a standby.
         for ((bot, old), epoch) in led_there.iter().zip(epochs) {
             until(&format!("{} to show its new leader", bot.name), ROLLOUT, || async {
@@ -218,13 +216,11 @@ impl Run {
     }
 
     /// A node dies and does not come back.
-    pub(crate) async fn kill_node(&mut self, node: &str) -> Result<()> {
+    pub(crate) async fn kill_node(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
-        let led_there = self.led_on(node).await?;
-        ensure!(!led_there.is_empty(), "nobody leads on {node}: its death proves nothing");
+        let (node, led_there) = self.node_of_most().await?;
         let struck = self.mark_led(&led_there, &format!("{node} dead")).await?;
-        let dead = node.to_owned();
-        blocking(move || cluster.kill_node(&dead)).await?;
+        blocking(move || cluster.kill_node(&node)).await?;
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
             self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);

@@ -113,12 +113,11 @@ impl Run {
     }
 
     /// A node is drained for maintenance.
-    pub(crate) async fn drain_node(&mut self, node: &str) -> Result<()> {
+    pub(crate) async fn drain_node(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
-        let led_there = self.led_on(node).await?;
-        ensure!(!led_there.is_empty(), "nobody leads on {node}: its drain proves nothing");
+        let (node, led_there) = self.node_of_most().await?;
         let began = self.world.emulator.mark_all_planned(&format!("drain of {node}")).await?;
-        let (draining, drained) = (cluster.clone(), node.to_owned());
+        let (draining, drained) = (cluster.clone(), node.clone());
         blocking(move || draining.drain(&drained, Duration::from_secs(120))).await?;
         for bot in &self.bots {
             until(&format!("{} to be led elsewhere", bot.name), ROLLOUT, || async {
@@ -130,7 +129,6 @@ impl Run {
             })
             .await?;
         }
-        let node = node.to_owned();
         blocking(move || cluster.uncordon(&node)).await?;
         for bot in &self.bots {
             bot.wait_ready(ROLLOUT).await?;
