@@ -41,6 +41,8 @@ pub(super) struct Presence {
     longest_pause: Duration,
     gone: bool,
     latched: bool,
+    /// It has asked for updates in this life or an earlier one, so it should again.
+    expected: bool,
     deaf: bool,
     open_polls: usize,
     last_poll_closed: Option<BootInstant>,
@@ -76,7 +78,11 @@ impl Presence {
             }
         }
         self.connections.insert(connection);
-        std::mem::take(&mut self.gone).then_some(Change::Back)
+        let back = std::mem::take(&mut self.gone);
+        if back {
+            self.last_sign = Some(now);
+        }
+        back.then_some(Change::Back)
     }
 
     pub(super) fn disconnected(&mut self, connection: ConnectionId, closed: Closed, now: BootInstant) {
@@ -102,6 +108,7 @@ impl Presence {
     pub(super) fn poll_opened(&mut self, now: BootInstant) {
         self.open_polls += 1;
         self.latched = true;
+        self.expected = true;
         self.deaf = false;
         self.last_sign = Some(now);
     }
@@ -132,7 +139,10 @@ impl Presence {
             }
             wake = Some(at);
         }
-        if self.latched
+        // Not `latched`: a bot that came back from the dead and never polls again would keep the lease for ever.
+        if self.expected
+            && !self.gone
+            && !self.deaf
             && self.open_polls == 0
             && calls == 0
             && let Some(sign) = self.last_sign

@@ -161,6 +161,27 @@ fn r14b_a_quick_restart_is_not_a_pause_and_teaches_nothing() {
     assert_eq!(world.events, [Event::BotGone, Event::BotBack, Event::BotGone]);
 }
 
+/// A bot that comes up again, asks who it is, and hangs or ends in peace: its leader kept the lease for ever, although
+/// somebody else was ready.
+#[test]
+fn r14_a_bot_that_came_back_and_never_asks_again_is_deaf() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    world.ask(1, 30);
+    world.step(Input::Disconnected(ConnectionId(1), Closed::Interrupted));
+    world.pass(30_000);
+    assert_eq!(world.events, [Event::BotGone], "the dead are not deaf");
+    world.step(Input::Connected(ConnectionId(2)));
+    world.step(Input::Disconnected(ConnectionId(2), idle(0, false)));
+    world.pass(59_999);
+    assert!(!world.status().deaf);
+    world.pass(1);
+    assert!(world.status().deaf);
+    assert_eq!(world.events, [Event::BotGone, Event::BotBack, Event::BotDeaf]);
+    world.pass(600_000);
+    assert_eq!(world.events.len(), 3, "it is said once");
+}
+
 #[test]
 fn r15_readiness_latches_and_a_restart_clears_it() {
     let mut world = World::new();
