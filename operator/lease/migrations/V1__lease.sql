@@ -399,8 +399,8 @@ BEGIN
 END $$;
 
 -- The holder gives the lease to the best successor whose last beat is younger than 300 ms. Is there none, then `otherwise`:
--- `release`; or `wait`: released only if no ready successor is in sight at all, else all of them are asked for a beat; or
--- `keep`: nothing happens.
+-- `release`; or `wait`: released only if no ready successor is in sight at all, else all of them are asked for a beat (also if
+-- one of a better revision is in sight than the one that is given: the latter may be the next to go); or `keep`: nothing happens.
 CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, e bigint, ttl integer, only_pod text, otherwise text,
                                 why text, drain bigint, outcome text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -408,6 +408,7 @@ DECLARE
     l    pollux.lease;
     c    pollux.candidate;
     to_c pollux.candidate;
+    best pollux.candidate;
 BEGIN
     PERFORM pollux.authorise(b, s, digest);
     l := pollux.lock_lease(b, s);
@@ -416,14 +417,15 @@ BEGIN
         RETURN pollux.answer(false, b, s, me);
     END IF;
     SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
-    IF to_c.id IS NOT NULL THEN
+    SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    IF to_c.id IS NOT NULL AND NOT (otherwise = 'wait' AND best.revision <> to_c.revision) THEN
         PERFORM pollux.log(l, l.epoch + 1,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
             'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
         PERFORM pollux.grant_to(l, to_c, ttl, to_c.beat);
         RETURN pollux.answer(true, b, s, me);
     END IF;
-    IF otherwise = 'release' OR otherwise = 'wait' AND NOT EXISTS (SELECT FROM pollux.successor(c, only_pod, interval '3 s')) THEN
+    IF otherwise = 'release' OR otherwise = 'wait' AND best.id IS NULL THEN
         PERFORM pollux.let_go(l, why, drain, outcome);
         RETURN pollux.answer(true, b, s, me);
     END IF;

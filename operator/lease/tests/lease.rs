@@ -309,6 +309,51 @@ async fn the_order_of_successors() {
     assert_eq!(found, ["new", "newer-but-later", "old-there", "old-here", "other"]);
 }
 
+/// A bot that is idle drains at once, before its candidates were asked for beats. The pod of the old revision that happens to have
+/// beaten last would be the next to go: a rollout of two handovers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handover_waits_for_the_beat_of_a_better_revision() {
+    let db = Db::new().await;
+    let a = db.agent("a");
+    leads(&a).await;
+    let client = db.client().await;
+    client.execute("SELECT pollux.put_setting('c', 'shop', 'echo', 1, '{r2,r1}', '{}')", &[]).await.unwrap();
+    let old = db.agent("old");
+    let mut config = db.config("new");
+    config.replica.revision = "r2".into();
+    let new = ready(config);
+    stands_by(&old).await;
+    stands_by(&new).await;
+    until(&client, "both are known", "SELECT count(*) = 3 FROM pollux.candidate WHERE ready").await;
+    // From here on the rows stand as they are put: the agents' own beats have lower numbers.
+    let last_beats = |new: &'static str| {
+        let client = &client;
+        async move {
+            let set = format!(
+                "UPDATE pollux.candidate SET beat = beat + 1000000,
+                        beat_at = clock_timestamp() + CASE pod WHEN 'new' THEN interval '{new}' ELSE interval '1 min' END"
+            );
+            client.batch_execute(&set).await.unwrap();
+        }
+    };
+    let give = |otherwise: &'static str| {
+        let client = &client;
+        async move {
+            let order = format!(
+                "SELECT pollux.handover(4242, l.server, l.token_digest, l.holder, l.epoch, 2000, NULL, '{otherwise}', 'PodDeleted',
+                                        NULL, NULL) ->> 'done' FROM pollux.lease l"
+            );
+            let done: String = client.query_one(&order, &[]).await.unwrap().get(0);
+            let pod = client.query_one("SELECT pod FROM pollux.lease", &[]).await.unwrap().get::<_, String>(0);
+            (done, pod)
+        }
+    };
+    last_beats("-1 s").await;
+    assert_eq!(give("wait").await, ("false".to_owned(), "a".to_owned()), "it may be alive");
+    last_beats("1 min").await;
+    assert_eq!(give("wait").await, ("true".to_owned(), "new".to_owned()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revision_that_may_not_lead_neither_acquires_nor_takes_over() {
     let db = Db::new().await;
