@@ -104,6 +104,8 @@ words! {
         LeaderPolling,
         /// Available: the leader's bot asks for no updates.
         LeaderDeaf,
+        /// Available: a webhook is set at Telegram, which then refuses polls.
+        WebhookActive,
         /// LeaderElected: the lease is held.
         Acquired,
         /// LeaderElected: no agent is ready to lead.

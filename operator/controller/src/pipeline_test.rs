@@ -475,6 +475,23 @@ fn second_bot_with_the_token_says_that_it_gets_no_updates() {
     assert_eq!(reason(&told, ConditionType::Available), ("True".into(), "HeldElsewhere".into()));
 }
 
+/// The library would have said so, but the agent keeps these errors from it.
+#[test]
+fn what_the_agent_keeps_from_the_bot_is_told_to_people() {
+    let reported = |what: &str| {
+        let mut observed = running(json!({}));
+        let Seen::Bot(Some(view)) = &mut observed.lease else { unreachable!() };
+        view.candidates[0].report[what] = json!(true);
+        told(&observed)
+    };
+    let webhook = reported("webhookActive");
+    assert_eq!(reason(&webhook, ConditionType::Available), ("False".into(), "WebhookActive".into()));
+    assert!(webhook.phase == Phase::Degraded && webhook.message.contains("deleteWebhook"), "{}", webhook.message);
+    let rival = reported("foreignPoller");
+    assert_eq!(reason(&rival, ConditionType::Available), ("True".into(), "LeaderPolling".into()));
+    assert!(rival.phase == Phase::Running && rival.message.contains("somebody else polls"), "{}", rival.message);
+}
+
 #[test]
 fn silent_leader_is_told_as_lost() {
     let mut observed = running(json!({}));

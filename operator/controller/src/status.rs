@@ -15,6 +15,7 @@ use pollux_api::names::label;
 use pollux_api::status::{BotIdentity, Leader, Revision};
 use pollux_api::words::{ConditionType, Phase, Reason};
 use pollux_lease::{BotView, Replica, Resource};
+use serde_json::Value;
 
 use crate::cluster::Refusal;
 use crate::diagnose::{self, Heard, Trouble, is_over, is_terminating};
@@ -246,9 +247,7 @@ fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBot
     let reports = summary.view.map(|view| reports(facts, view)).unwrap_or_default();
     let newest = reports.first().map(|candidate| candidate.party.replica.revision.clone());
     let of_newest: Vec<_> = reports.iter().filter(|c| Some(&c.party.replica.revision) == newest.as_ref()).collect();
-    let says = |candidate: &pollux_lease::Candidate| {
-        candidate.report.get("tokenAccepted").and_then(serde_json::Value::as_bool)
-    };
+    let says = |candidate: &pollux_lease::Candidate| candidate.report.get("tokenAccepted").and_then(Value::as_bool);
     if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
         let token = &facts.observed.bot.spec.token_secret_ref;
         return Finding::no(
@@ -344,20 +343,29 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
         // Updates are received, but not by a bot of this resource.
         return Finding::yes(Reason::HeldElsewhere, &elected.message);
     }
-    let report =
+    let candidate =
         leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
-    match report {
-        Some(candidate) if candidate.report.get("deaf").and_then(serde_json::Value::as_bool) == Some(true) => {
-            Finding::no(
-                Reason::LeaderDeaf,
-                format!(
-                    "the bot in {} asks for no updates: look at its logs with kubectl logs {} -c bot",
-                    candidate.party.replica.pod, candidate.party.replica.pod
-                ),
-            )
-        }
-        _ => Finding::yes(Reason::LeaderPolling, ""),
+    let reports = |what: &str| candidate.is_some_and(|c| c.report.get(what).and_then(Value::as_bool) == Some(true));
+    if reports("webhookActive") {
+        return Finding::no(
+            Reason::WebhookActive,
+            "a webhook is set at Telegram, which then refuses polls: if nobody needs it, delete it by calling deleteWebhook",
+        );
     }
+    if reports("deaf") {
+        let pod = candidate.map_or("", |c| &c.party.replica.pod);
+        return Finding::no(
+            Reason::LeaderDeaf,
+            format!("the bot in {pod} asks for no updates: look at its logs with kubectl logs {pod} -c bot"),
+        );
+    }
+    if reports("foreignPoller") {
+        return Finding::yes(
+            Reason::LeaderPolling,
+            "somebody else polls with this token too: stop the old Deployment or the laptop, or revoke the token at @BotFather",
+        );
+    }
+    Finding::yes(Reason::LeaderPolling, "")
 }
 
 fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
@@ -485,9 +493,10 @@ fn phase(
 /// The first finding that is not as it should be.
 fn message(phase: Phase, findings: &[&Finding]) -> String {
     if phase == Phase::Running {
-        // All is well, except that these pods never get an update.
-        let elsewhere = findings.iter().find(|finding| finding.reason == Reason::HeldElsewhere.as_str());
-        return elsewhere.map(|finding| bounded(&finding.message)).unwrap_or_default();
+        // All is well, except that these pods never get an update, or not every one.
+        let rival = [Reason::HeldElsewhere, Reason::LeaderPolling].map(Reason::as_str);
+        let said = findings.iter().find(|f| rival.contains(&f.reason.as_str()) && !f.message.is_empty());
+        return said.map(|finding| bounded(&finding.message)).unwrap_or_default();
     }
     // Pods that wait for the lease database are told by it, and not by how many of them are updated.
     let waits = |f: &Finding| phase != Phase::Suspended && f.reason == Reason::DatabaseUnreachable.as_str();
