@@ -42,13 +42,14 @@ help: ## Show this list
 ## === the two commands of the README ===
 
 .PHONY: demo demo-down test
-demo: $(if $(YOURS),,need-cluster) ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
+demo: need-build $(if $(YOURS),,need-cluster) ## Real bots on a real cluster, updated under load: a timeline, a verdict, and a cluster to play with
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
 	$(if $(YOURS),,@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES))
 	@$(STAGE) "images" 300 $(IMAGES)
 	@$(SCENARIOS) demo
 
 demo-down: ## Remove what `make demo` left running
+	@test -x $(TESTBED) || $(BUILD)
 	@$(SCENARIOS) demo-down
 
 test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
@@ -57,55 +58,56 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 ## === its parts ===
 
 .PHONY: lint unit e2e e2e-full generate audit bench
-lint: $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
+lint: need-build $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	$(BUILD) --quiet
 	@BIN=$(BIN) .ci/generated
 	$(DENY) --log-level error check bans licenses sources
 
-unit: need-unit need-cluster ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser, the chart
+unit: need-build need-unit need-cluster ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser, the chart
 	$(BUILD)
 	@$(STAGE) "Kubernetes, for kubectl and helm" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
 	cargo test --workspace --all-targets --no-fail-fast --quiet
 
-e2e: $(if $(YOURS),,need-cluster) ## Every library and every fault once, on a real cluster; one JSON object as its last line
+e2e: need-build $(if $(YOURS),,need-cluster) ## Every library and every fault once, on a real cluster; one JSON object as its last line
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
 	$(if $(YOURS),,@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES))
 	@$(STAGE) "images" 300 $(IMAGES)
 	$(if $(YOURS),,@$(STAGE) "the testbed's own tests" 180 $(TESTBED_TESTS))
 	@$(SCENARIOS) e2e
 
-e2e-full: $(if $(YOURS),,need-cluster) ## The same five times, and on Kubernetes 1.33 too (about an hour)
+e2e-full: need-build $(if $(YOURS),,need-cluster) ## The same five times, and on Kubernetes 1.33 too (an hour and a half)
 	$(BUILD)
 	$(if $(YOURS),,@$(TESTBED) build --kubernetes 1.36 && $(TESTBED) build --kubernetes 1.33)
 	@$(IMAGES)
 	$(if $(YOURS),,@KUBERNETES=1.33 $(TESTBED_TESTS))
 	@$(SCENARIOS) e2e --full
 
-generate: ## Write the generated files anew (crds/, the chart's copies)
+generate: need-build ## Write the generated files anew (crds/, the chart's copies)
 	$(BUILD) --quiet
 	@BIN=$(BIN) .ci/generated --write
 
 audit: $(DENY) ## Known vulnerabilities in dependencies (needs the network)
 	$(DENY) check advisories
 
-bench: need-unit ## Timings: a hundred handovers of the lease on a real PostgreSQL
+bench: need-build need-unit ## Timings: a hundred handovers of the lease on a real PostgreSQL
 	cargo test --quiet --workspace --test lease -- --ignored --nocapture how_long
 
 ## === the testbed ===
 
 .PHONY: images cluster cluster-down clean-cache
-images: ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
+images: need-build ## Build all images from their Dockerfiles (buildah, or docker with IMAGE_BUILDER=docker)
 	$(BUILD)
 	@$(IMAGES)
 
-cluster: need-cluster ## Start a Kubernetes of NODES nodes on this machine and say how to reach it
+cluster: need-build need-cluster ## Start a Kubernetes of NODES nodes on this machine and say how to reach it
 	$(BUILD)
 	@$(TESTBED) build --kubernetes $(KUBERNETES)
 	@$(TESTBED) up --name $(CLUSTER) --nodes $(NODES) --kubernetes $(KUBERNETES)
 
 cluster-down: ## Stop it; nothing is left but the caches
+	@test -x $(TESTBED) || $(BUILD)
 	@$(TESTBED) down --name $(CLUSTER)
 
 clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clusters before
@@ -113,14 +115,19 @@ clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clus
 
 ## === what the targets bring along ===
 
-.PHONY: need-unit need-cluster
+.PHONY: need-build need-unit need-cluster
+need-build:
+	@command -v cc >/dev/null || $(NEED) "gcc=Rust links with it" "libc6-dev=Rust links against it"
+
 need-unit:
 	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "chromium=the lanes page is looked at in a real browser"
 
 need-cluster:
 	@$(NEED) "iproute2=nodes are network namespaces" "iptables=kube-proxy, and faults that cut a node off" "conntrack=kube-proxy" \
-	  "gcc=runc is built with cgo" "libc6-dev=runc is built with cgo" "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp"
+	  "pkg-config=runc is built with seccomp" "libseccomp-dev=runc is built with seccomp"
+	@PATH="$$PATH:/usr/local/go/bin:/usr/lib/go-1.26/bin"; command -v go >/dev/null || \
+	  { echo "Go 1.26 or newer is needed to build Kubernetes: https://go.dev/doc/install" >&2; exit 1; }
 
-$(DENY):
+$(DENY): | need-build
 	@echo "cargo-deny $(DENY_VERSION): built once, about 4 minutes"
 	cargo install --quiet --locked --root $(POLLUX_CACHE)/tools cargo-deny --version $(DENY_VERSION)

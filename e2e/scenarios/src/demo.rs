@@ -53,29 +53,46 @@ pub(crate) async fn run(yours: Option<Yours>) -> Result<()> {
                 .await?
         }
     };
-    let lanes = lanes_page(&world).await?;
+    let played = play(&world).await;
+    if played.is_err() {
+        eprintln!("What there is stays up, to be looked at; to remove it: {}", demo_down(&world));
+    }
+    played
+}
+
+/// The command that removes everything.
+fn demo_down(world: &World) -> String {
+    match &world.ground {
+        Ground::Own(_) => "make demo-down".to_owned(),
+        Ground::Yours(yours) => format!("make demo-down KUBECONFIG={}", yours.kubeconfig.display()),
+    }
+}
+
+async fn play(world: &World) -> Result<()> {
+    world.furnish().await?;
+    let lanes = lanes_page(world).await?;
     println!("\nWatch it live: {lanes}\n");
 
-    let (bots, plains) = start(&world).await?;
+    let (bots, plains) = start(world).await?;
     let timeline = Timeline { started: Instant::now() };
     timeline.say("load begins: 5 messages a second for each bot, bursts of 8 every 10 s");
     for token in bots.iter().map(|b| &b.token).chain(plains.iter().map(|p| &p.token)) {
         world.emulator.start_load(token, &load(SEED)).await?;
     }
     for bot in &bots {
-        answered_at_least(&world, bot, 20).await?;
+        answered_at_least(world, bot, 20).await?;
     }
-    roll(&world, &timeline, &bots, &plains).await?;
+    roll(world, &timeline, &bots, &plains).await?;
     timeline.say("load pauses, so that every message meets its fate before the ledger is read");
-    let planned = rows(&world, &bots, &plains).await?;
+    let planned = rows(world, &bots, &plains).await?;
     timeline.say("load on Pollux's bots goes on");
     for bot in &bots {
         world.emulator.start_load(&bot.token, &load(SEED + 1)).await?;
     }
     match world.ground.breakable() {
         Ok(cluster) => {
-            kill(&world, &cluster, &timeline, &bots[0]).await?;
-            drain(&world, &cluster, &timeline, &bots).await?;
+            kill(world, &cluster, &timeline, &bots[0]).await?;
+            drain(world, &cluster, &timeline, &bots).await?;
         }
         Err(skipped) => timeline.say(&format!("no kill and no drain: this {skipped}")),
     }
@@ -83,9 +100,9 @@ pub(crate) async fn run(yours: Option<Yours>) -> Result<()> {
     for bot in &bots {
         world.emulator.stop_load(&bot.token).await?;
     }
-    settled(&world, &bots.iter().map(|bot| &bot.token).collect::<Vec<_>>()).await?;
-    print_verdict(&world, &planned, &bots).await?;
-    farewell(&world, &lanes).await
+    settled(world, &bots.iter().map(|bot| &bot.token).collect::<Vec<_>>()).await?;
+    print_verdict(world, &planned, &bots).await?;
+    farewell(world, &lanes).await
 }
 
 /// Removes the cluster, or what the demo made on the user's.
@@ -143,7 +160,7 @@ async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]
 async fn kill(world: &World, cluster: &Cluster, timeline: &Timeline, bot: &Bot) -> Result<()> {
     let leader = bot.wait_ready(PATIENCE).await?;
     let struck = world.emulator.mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30)).await?;
-    timeline.say(&format!("kill -9 of {}, the leader of {}", leader.pod, bot.name));
+    timeline.say(&format!("kill -9 of the bot's process in {}, the leader of {}", leader.pod, bot.name));
     let (cluster, pod) = (cluster.clone(), Pod::new(BOTS, &leader.pod));
     blocking(move || cluster.signal(&pod, Some("bot"), Signal::Kill)).await?;
     let next = until("the next poll", PATIENCE, || async {
@@ -214,7 +231,8 @@ async fn print_verdict(world: &World, planned: &[Row], bots: &[Bot]) -> Result<(
             v.longest_silence.as_millis(),
         );
     }
-    println!("\nEverything that was done to the bots with Pollux (rollout, kill, drain):\n");
+    let done = if world.ground.breakable().is_ok() { "rollout, kill, drain" } else { "rollout" };
+    println!("\nEverything that was done to the bots with Pollux ({done}):\n");
     for bot in bots {
         let v = world.emulator.verdict(&bot.token).await?;
         for handover in &v.handovers {
@@ -249,8 +267,9 @@ async fn lanes_page(world: &World) -> Result<String> {
 
 async fn farewell(world: &World, lanes: &str) -> Result<()> {
     println!("Everything stays up. To try next:\n");
-    if let Ground::Own(cluster) = &world.ground {
-        println!("  . {}", cluster.env_file().display());
+    match &world.ground {
+        Ground::Own(cluster) => println!("  . {}", cluster.env_file().display()),
+        Ground::Yours(yours) => println!("  export KUBECONFIG={}", yours.kubeconfig.display()),
     }
     println!("  kubectl get telegrambots -n {BOTS} -o wide -w");
     println!("  kubectl delete pod -n {BOTS} -l pollux.dev/bot=grammy --wait=false");
@@ -258,9 +277,6 @@ async fn farewell(world: &World, lanes: &str) -> Result<()> {
         "  kubectl patch tgbot grammy -n {BOTS} --type=merge -p '{{\"spec\":{{\"env\":[{{\"name\":\"VERSION\",\"value\":\"3\"}}]}}}}'"
     );
     println!("  the lanes page: {lanes}");
-    match &world.ground {
-        Ground::Own(_) => println!("  make demo-down"),
-        Ground::Yours(yours) => println!("  make demo-down KUBECONFIG={}", yours.kubeconfig.display()),
-    }
+    println!("  {}", demo_down(world));
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! they stay within namespaces of their own and leave out what would have to break a node.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace;
@@ -144,6 +145,17 @@ impl Yours {
         Ok(())
     }
 
+    /// Whether an earlier run was not cleared away.
+    pub(crate) async fn left_something(&self, world: &World) -> Result<bool> {
+        let namespaces: Api<Namespace> = Api::all(world.client.clone());
+        for name in [OPERATOR, TELEGRAM, BOTS] {
+            if namespaces.get_opt(name).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes away all that a run made.
     pub(crate) async fn clear(&self, world: &World) -> Result<()> {
         let definitions: Api<CustomResourceDefinition> = Api::all(world.client.clone());
@@ -152,6 +164,9 @@ impl Yours {
             world.run("kubectl", &["delete", "telegrambots", "--all", "-n", BOTS]).await?;
         }
         world.run("helm", &["uninstall", "pollux", "-n", OPERATOR, "--ignore-not-found", "--wait"]).await?;
+        // What Helm leaves when its Job fails.
+        let hook = format!("pollux-grant-{OPERATOR}");
+        world.run("kubectl", &["delete", "clusterrole,clusterrolebinding", &hook, "--ignore-not-found"]).await?;
         let namespaces: Api<Namespace> = Api::all(world.client.clone());
         for name in [BOTS, TELEGRAM, OPERATOR] {
             if namespaces.get_opt(name).await?.is_some() {
@@ -170,11 +185,22 @@ impl Yours {
         .await
     }
 
-    /// A run must be told of a cluster: the file is named, and it is there.
-    pub(crate) fn named(kubeconfig: PathBuf, registry: Option<String>) -> Result<Self> {
-        if !kubeconfig.is_file() {
-            bail!("{} is not a kubeconfig file", kubeconfig.display());
+    /// A run must be told of a cluster: the file is named, and it is there. What else would be missing in the middle of a run
+    /// is missed now.
+    pub(crate) fn named(kubeconfig: &Path, registry: Option<String>) -> Result<Self> {
+        ensure!(kubeconfig.is_file(), "{} is not a kubeconfig file", kubeconfig.display());
+        let kubeconfig = kubeconfig.canonicalize()?;
+        for (program, question) in [("kubectl", ["version", "--client"]), ("helm", ["version", "--short"])] {
+            let said = Command::new(program).args(question).output();
+            ensure!(
+                said.is_ok_and(|said| said.status.success()),
+                "a cluster of yours needs {program} in your PATH, of a version that fits it"
+            );
         }
-        Ok(Self { kubeconfig, registry: registry.filter(|registry| !registry.is_empty()) })
+        let registry = registry.filter(|registry| !registry.is_empty());
+        if let Some(registry) = registry.as_ref().filter(|registry| !registry.contains('/')) {
+            bail!("IMAGE_REGISTRY={registry} has no path: images need one there, as in {registry}/pollux");
+        }
+        Ok(Self { kubeconfig, registry })
     }
 }

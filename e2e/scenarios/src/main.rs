@@ -18,8 +18,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ground::Yours;
+
+/// What a program ends with that was interrupted.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Parser)]
 #[command(about = "Real bots on a real cluster, under load, with a ledger as the judge")]
@@ -59,7 +63,20 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
-    match run(Cli::parse()).await {
+    let cli = Cli::parse();
+    let removal = removal(&cli);
+    let ended = tokio::select! {
+        ended = run(cli) => ended,
+        signalled = interrupted() => match signalled {
+            Ok(()) => {
+                eprintln!("interrupted; what was started is still there: {removal} removes it, and so does the next run");
+                // A cluster that is just being started would be waited for.
+                std::process::exit(INTERRUPTED)
+            }
+            Err(error) => Err(error.into()),
+        },
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -68,8 +85,26 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn interrupted() -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// The command that removes what a run leaves in the middle.
+fn removal(cli: &Cli) -> String {
+    match (&cli.kubeconfig, &cli.command) {
+        (Some(file), _) => format!("make demo-down KUBECONFIG={}", file.display()),
+        (None, Command::E2e { .. }) => format!("make cluster-down CLUSTER={}", suite::CLUSTER),
+        (None, _) => "make demo-down".to_owned(),
+    }
+}
+
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let yours = cli.kubeconfig.map(|file| Yours::named(file, cli.registry)).transpose()?;
+    let yours = cli.kubeconfig.map(|file| Yours::named(&file, cli.registry)).transpose()?;
     match cli.command {
         Command::Demo => demo::run(yours).await,
         Command::DemoDown => demo::down(yours).await,

@@ -11,6 +11,9 @@ use crate::report::{Evidence, Summary};
 use crate::scenarios::{Run, TTL, settle};
 use crate::world::{World, blocking};
 
+/// The cluster of the scenarios' own.
+pub(crate) const CLUSTER: &str = "e2e";
+
 /// Where a round runs.
 enum Place {
     /// On a cluster of our own of this version.
@@ -81,17 +84,16 @@ pub(crate) fn kubernetes() -> String {
 async fn round(place: &Place, seed: u64, only: Option<&str>, keep: bool) -> Result<Evidence> {
     match place {
         Place::Own(version) => {
-            let options = Options { name: "e2e".into(), nodes: 3, kubernetes: version.clone(), ..Options::default() };
-            let name = options.name.clone();
-            let judged = async { judge(World::up(options).await?, seed, only).await }.await;
+            let options = Options { name: CLUSTER.into(), nodes: 3, kubernetes: version.clone(), ..Options::default() };
+            let judged = async { judge(&World::up(options).await?, seed, only).await }.await;
             if !keep {
-                blocking(move || Cluster::remove(&name)).await?;
+                blocking(|| Cluster::remove(CLUSTER)).await?;
             }
             judged
         }
         Place::Yours(yours) => {
             let world = World::visit(yours.clone()).await?;
-            let judged = judge(world.clone(), seed, only).await;
+            let judged = judge(&world, seed, only).await;
             if !keep {
                 yours.clear(&world).await?;
             }
@@ -100,8 +102,9 @@ async fn round(place: &Place, seed: u64, only: Option<&str>, keep: bool) -> Resu
     }
 }
 
-async fn judge(world: World, seed: u64, only: Option<&str>) -> Result<Evidence> {
-    let mut run = Run::start(world, &Library::ALL, seed).await?;
+async fn judge(world: &World, seed: u64, only: Option<&str>) -> Result<Evidence> {
+    world.furnish().await?;
+    let mut run = Run::start(world.clone(), &Library::ALL, seed).await?;
     let mut left_out = 0;
     let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     macro_rules! scenario {

@@ -11,7 +11,7 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::ApiResource;
-use pollux_testbed::Options;
+use pollux_testbed::{Cluster, Options};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -40,18 +40,23 @@ pub(crate) struct World {
 // === impl World ===
 
 impl World {
-    /// Starts the cluster, loads the images, installs everything. Takes about a minute with warm caches.
+    /// Starts a cluster and loads the images. What an earlier run left of it is removed: its ledger and its pods would be
+    /// judged with this one's.
     pub(crate) async fn up(options: Options) -> Result<Self> {
+        let images = images()?;
+        let name = options.name.clone();
+        blocking(move || Cluster::remove(&name)).await?;
         println!("starting the cluster and loading the images");
-        let world = Self::reach(Ground::own(Options { images: images()?, ..options }).await?).await?;
-        world.furnish().await?;
-        Ok(world)
+        Self::reach(Ground::own(Options { images, ..options }).await?).await
     }
 
-    /// Installs everything on a cluster of the user's.
+    /// A cluster of the user's. What an earlier run left there is removed.
     pub(crate) async fn visit(yours: Yours) -> Result<Self> {
-        let world = Self::again(yours).await?;
-        world.furnish().await?;
+        let world = Self::again(yours.clone()).await?;
+        if yours.left_something(&world).await? {
+            println!("removing what an earlier run left");
+            yours.clear(&world).await?;
+        }
         Ok(world)
     }
 
@@ -67,7 +72,8 @@ impl World {
         Ok(Self { emulator: Emulator::new(client.clone(), TELEGRAM, "botapi"), ground, client })
     }
 
-    async fn furnish(&self) -> Result<()> {
+    /// Installs everything. Takes about a minute.
+    pub(crate) async fn furnish(&self) -> Result<()> {
         let started = std::time::Instant::now();
         let say = |what: &str| println!("{:>4} s  {what}", started.elapsed().as_secs());
         say("starting the emulator of the Bot API");

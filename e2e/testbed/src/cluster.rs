@@ -106,7 +106,7 @@ impl Cluster {
             let note = match cleared {
                 Ok(()) => "what had been started is gone again".to_owned(),
                 Err(left) => {
-                    format!("and something is left ({left:#}); `pollux-testbed down --name {}` removes it", layout.name)
+                    format!("and something is left ({left:#}); `make cluster-down CLUSTER={}` removes it", layout.name)
                 }
             };
             return Err(error.context(format!(
@@ -124,7 +124,7 @@ impl Cluster {
     /// A handle of a cluster that was started before, by whomever.
     pub fn attach(name: &str) -> Result<Self> {
         let layout = Layout::read(&paths::cluster(name)?)
-            .with_context(|| format!("there is no cluster {name} (start it: pollux-testbed up --name {name})"))?;
+            .with_context(|| format!("there is no cluster {name} (start it: make cluster CLUSTER={name})"))?;
         Ok(Self::of(layout))
     }
 
@@ -171,7 +171,7 @@ impl Cluster {
         }
         if cluster.layout != *wanted {
             bail!(
-                "cluster {} runs already, as Kubernetes {} with {} nodes: `pollux-testbed down --name {0}` first, or choose another name",
+                "cluster {} runs already, as Kubernetes {} with {} nodes: `make cluster-down CLUSTER={0}` first, or choose another name",
                 wanted.name,
                 cluster.layout.kubernetes,
                 cluster.layout.nodes

@@ -204,7 +204,7 @@ fn reach(cluster: &Cluster) -> Result<()> {
         host(),
         cluster.kubeconfig().display()
     );
-    println!("  to end it:      pollux-testbed down --name {}", cluster.name());
+    println!("  to end it:      make cluster-down CLUSTER={}", cluster.name());
     Ok(())
 }
 

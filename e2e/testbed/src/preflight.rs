@@ -57,7 +57,7 @@ pub(crate) fn for_build(much: bool) -> Result<PathBuf> {
     }
     architecture(&mut problems);
     memory("MemTotal", 6 * GIB - GIB / 2, "6 GB of memory are needed to build", &mut problems);
-    disk(if much { 25 } else { 2 }, &mut problems);
+    disk(if much { 16 } else { 2 }, &mut problems);
     told(problems)?;
     go.context("checked above")
 }
