@@ -168,11 +168,11 @@ impl Core {
             }
             Input::CallStarted { counts } => {
                 self.work.call_started(counts, &self.settings, now);
-                self.presence.called(now);
+                self.called(counts, now);
             }
             Input::CallEnded { counts } => {
                 self.work.call_ended(counts, now);
-                self.presence.called(now);
+                self.called(counts, now);
             }
             Input::WebhookUnwanted => {
                 self.webhook_unwanted = true;
@@ -182,8 +182,8 @@ impl Core {
             }
             Input::Suppressed(method) => self.emit(Event::Suppressed { method }),
             Input::WebhookDeleted(done) => {
-                if done {
-                    self.webhook_active = false;
+                // Only the wait that the webhook caused is over, and not one that Telegram asked for.
+                if done && std::mem::take(&mut self.webhook_active) {
                     self.trouble.retry_now();
                 }
             }
@@ -273,6 +273,13 @@ impl Core {
             self.trouble.retry_now();
         }
         self.token = token;
+    }
+
+    /// A health check by `getMe` goes on when nobody asks for updates any more.
+    fn called(&mut self, counts: bool, now: BootInstant) {
+        if counts {
+            self.presence.called(now);
+        }
     }
 
     fn emit(&mut self, event: Event) {

@@ -21,13 +21,16 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// Go and reqwest 90 s), but a handler may well be silent for longer than those.
 const WORTH_KEEPING: Duration = Duration::from_secs(3);
 
+/// Connections that expire together were idle for equally long; those of a process that dies were not.
+const EQUALLY_LONG: Duration = Duration::from_secs(1);
+
 /// The closing of connections that may be a death.
 #[derive(Debug, Default, Clone, Copy)]
 struct Closing {
     first: Option<BootInstant>,
-    /// How many connections of a pool were closed. Only one that carried two requests is known to be of a pool: a client that
-    /// opens one for each request may be slow to close it, and then it looks kept.
-    pooled: u32,
+    /// The shortest and the longest time that a connection of a pool had been idle. Only one that carried two requests is known
+    /// to be of a pool: a client that opens one for each request may be slow to close it, and then it looks kept.
+    idle: Option<(Duration, Duration)>,
     /// One of them at least was in use, or would have been used again.
     abrupt: bool,
 }
@@ -62,7 +65,7 @@ pub(super) enum Change {
 
 impl Closing {
     fn like_a_death(self) -> bool {
-        self.abrupt || self.pooled >= 2
+        self.abrupt || self.idle.is_some_and(|(shortest, longest)| longest - shortest > EQUALLY_LONG)
     }
 }
 
@@ -95,7 +98,8 @@ impl Presence {
         match closed {
             Closed::Interrupted => self.closing.abrupt = true,
             Closed::Idle { since, reused: true } => {
-                self.closing.pooled += 1;
+                let (shortest, longest) = self.closing.idle.unwrap_or((since, since));
+                self.closing.idle = Some((shortest.min(since), longest.max(since)));
                 self.closing.abrupt |= since < WORTH_KEEPING;
             }
             Closed::Idle { reused: false, .. } => {}

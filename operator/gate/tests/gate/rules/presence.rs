@@ -32,6 +32,20 @@ fn r14_a_bot_that_neither_polls_nor_calls_is_deaf() {
 }
 
 #[test]
+fn r14_a_health_check_by_get_me_is_no_sign_of_a_bot_that_listens() {
+    let mut world = World::new();
+    let request = world.ask(1, 1);
+    world.pass(1000);
+    assert!(world.answered(request).is_some());
+    for _ in 0..2 {
+        world.pass(30_000);
+        world.step(Input::CallStarted { counts: false });
+        world.step(Input::CallEnded { counts: false });
+    }
+    assert!(world.status().deaf);
+}
+
+#[test]
 fn r14_a_long_call_is_not_deafness() {
     let mut world = World::new();
     world.ask(1, 0);
@@ -64,9 +78,22 @@ fn r14b_a_pool_that_is_closed_at_once_is_a_death() {
     world.step(Input::Connected(ConnectionId(1)));
     world.step(Input::Connected(ConnectionId(2)));
     world.step(Input::Disconnected(ConnectionId(1), idle(20_000, true)));
-    world.step(Input::Disconnected(ConnectionId(2), idle(20_000, true)));
+    world.step(Input::Disconnected(ConnectionId(2), idle(7_000, true)));
     world.pass(50);
     assert_eq!(world.events, [Event::BotGone]);
+}
+
+/// A handler makes two calls side by side and is silent for longer than the client keeps their connections: a handover without
+/// a drain would have its update answered twice.
+#[test]
+fn r14b_connections_that_expire_together_are_not_a_death() {
+    let mut world = World::new();
+    world.step(Input::Connected(ConnectionId(1)));
+    world.step(Input::Connected(ConnectionId(2)));
+    world.step(Input::Disconnected(ConnectionId(1), idle(5_010, true)));
+    world.step(Input::Disconnected(ConnectionId(2), idle(5_000, true)));
+    world.pass(5_000);
+    assert_eq!(world.events, []);
 }
 
 #[test]
