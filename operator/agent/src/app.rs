@@ -219,6 +219,12 @@ impl Facts for App {
         if self.inner.gate.get().is_none() {
             return Err("the gate does not run yet".to_owned());
         }
+        // A rollout must not end the pod that leads for the sake of one that does not take part any more.
+        if self.inner.drain.begun() {
+            return Err(
+                "this replica has handed over, because its pod ends or its bot's container is restarted".to_owned()
+            );
+        }
         if !self.status().bot_ready {
             return Err("the bot has not asked for updates since it started: point its API root at TELEGRAM_API_ROOT"
                 .to_owned());

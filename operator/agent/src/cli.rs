@@ -94,6 +94,9 @@ pub struct RunOptions {
     /// How long a drain may wait for the bot to finish what it has
     #[arg(long, env = "POLLUX_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value = "20")]
     pub drain_timeout_seconds: String,
+    /// When the kubelet ends a pod whatever it does: the pod's terminationGracePeriodSeconds
+    #[arg(long, env = "POLLUX_GRACE_PERIOD_SECONDS", value_name = "SECONDS", default_value = "45")]
+    pub grace_period_seconds: String,
     /// What to log: error, warn, info, debug, trace, or directives such as pollux_gate=debug
     #[arg(long, env = "POLLUX_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

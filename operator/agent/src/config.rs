@@ -37,6 +37,8 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// How long a drain may wait for the bot.
     pub drain_timeout: Duration,
+    /// A pod that ends is gone after this time.
+    pub grace_period: Duration,
 }
 
 /// Names of this replica, as Kubernetes knows it.
@@ -119,7 +121,8 @@ impl Config {
         let listen = judge.listen(&options.listen);
         let health_listen = judge.address("health-listen", &options.health_listen, "0.0.0.0:9464");
         judge.apart(listen, health_listen);
-        let drain_timeout = judge.drain_timeout(&options.drain_timeout_seconds);
+        let drain_timeout = judge.seconds("drain-timeout-seconds", &options.drain_timeout_seconds, 3600);
+        let grace_period = judge.seconds("grace-period-seconds", &options.grace_period_seconds, 86_400);
         let logging = judge.logging(&options.log, &options.log_format);
 
         let config = (|| {
@@ -133,6 +136,7 @@ impl Config {
                 listen: listen?,
                 health_listen: health_listen?,
                 drain_timeout: drain_timeout?,
+                grace_period: grace_period?,
             })
         })();
         match (config, logging) {
@@ -323,14 +327,10 @@ impl Judge {
         }
     }
 
-    fn drain_timeout(&mut self, value: &str) -> Option<Duration> {
+    fn seconds(&mut self, option: &'static str, value: &str, most: u64) -> Option<Duration> {
         match value.trim().parse::<u64>() {
-            Ok(seconds) if seconds <= 3600 => Some(Duration::from_secs(seconds)),
-            _ => self.wrong(
-                "drain-timeout-seconds",
-                format!("is {value:?}"),
-                "use a whole number of seconds from 0 to 3600",
-            ),
+            Ok(seconds) if seconds <= most => Some(Duration::from_secs(seconds)),
+            _ => self.wrong(option, format!("is {value:?}"), format!("use a whole number of seconds from 0 to {most}")),
         }
     }
 

@@ -18,6 +18,7 @@ fn right(dir: &Path) -> RunOptions {
         listen: "127.0.0.1:8081".into(),
         health_listen: "0.0.0.0:9464".into(),
         drain_timeout_seconds: "20".into(),
+        grace_period_seconds: "45".into(),
         log: "info".into(),
         log_format: "auto".into(),
     }
@@ -50,6 +51,7 @@ fn all_mistakes_are_told_at_once() {
         listen: "0.0.0.0:8081".into(),
         health_listen: "9464".into(),
         drain_timeout_seconds: "soon".into(),
+        grace_period_seconds: "-1".into(),
         log: "loud".into(),
         log_format: "xml".into(),
         token_file: String::new(),
@@ -73,11 +75,12 @@ fn all_mistakes_are_told_at_once() {
         "listen",
         "health-listen",
         "drain-timeout-seconds",
+        "grace-period-seconds",
         "log",
         "log-format",
     ];
     assert_eq!(told, expected);
-    assert!(mistakes.to_string().starts_with("the configuration has 16 mistakes\n"), "{mistakes}");
+    assert!(mistakes.to_string().starts_with("the configuration has 17 mistakes\n"), "{mistakes}");
 }
 
 #[test]

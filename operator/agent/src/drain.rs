@@ -11,6 +11,10 @@
 //! 4. The gate lets the bot's last polls return quickly, because its library waits for them before it exits.
 //! 5. The hook is answered, and Kubernetes signals a bot that has nothing left to lose.
 //!
+//! The kubelet runs the hook before it restarts the bot's container for a failed probe, too, and does not say which of both it
+//! is. Whoever still lives when a pod that ends would be gone ([`Drain::outlived`]) was not ended, and has to start anew: here a
+//! drain has no way back.
+//!
 //! Each step has an end: the drain's is configured, the handover's is [`HANDOVER_LIMIT`]. What was not reached by then is
 //! told with counts; the pod goes anyway.
 
@@ -22,7 +26,7 @@ use pollux_clock::BootInstant;
 use pollux_gate::{DrainOutcome, Drained, Gate};
 use pollux_lease::{HandOver, HandedOver, Lease, Reason};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
@@ -31,6 +35,8 @@ use crate::metrics::Metrics;
 pub const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
 /// The gate keeps to its own limit and then confirms for a second or two; this only bounds a gate that does not.
 const GATE_SLACK: Duration = Duration::from_secs(4);
+/// The kubelet gives sidecars 2 s more, and is not always punctual.
+const KUBELET_SLACK: Duration = Duration::from_secs(5);
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +143,14 @@ impl Drain {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| matches!(state, State::Over(_))).await;
         self.story()
+    }
+
+    /// Returns when a drain is so long ago that its pod would be gone, if it had been ended.
+    pub async fn outlived(&self, grace_period: Duration) {
+        match self.over().await {
+            Some(story) => sleep((grace_period + KUBELET_SLACK).saturating_sub(story.total)).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The longest that it can take.

@@ -7,6 +7,8 @@
 //! 5. The gate: the bot is served, as by a standby.
 //! 6. The lease: this replica may lead.
 //!
+//! A pod that goes on after its hook was not meant to end: then the agent ends, because the kubelet starts it anew.
+//!
 //! SIGTERM hands over (unless a hook did), lets calls in flight finish, and signs off: the bot has gone by then, or is told
 //! nothing new. Nothing that a restart does not mend ends the process.
 
@@ -136,9 +138,13 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
             Ok(Err(e)) => return Err(e),
             Err(panic) => return Err(std::io::Error::other(panic).into()),
         },
-        () = stop.wanted() => {}
+        () = stop.wanted() => end(config, &app).await,
+        () = app.drain().outlived(config.grace_period) => {
+            warn!("the pod was not ended after the hook: the kubelet restarted only the bot's container, because a probe of it \
+                   failed; the agent ends, to be started anew and take part again");
+            app.sign_off(LAST_CALLS, SIGN_OFF).await;
+        }
     }
-    end(config, &app).await;
     serving.abort();
     Ok(())
 }

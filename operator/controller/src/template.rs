@@ -101,6 +101,7 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
         json!({"name": "POLLUX_REVISION", "value": context.revision}),
         json!({"name": "POLLUX_API_URL", "value": spec.bot_api.url}),
         json!({"name": "POLLUX_DRAIN_TIMEOUT_SECONDS", "value": spec.handover.drain_timeout_seconds.to_string()}),
+        json!({"name": "POLLUX_GRACE_PERIOD_SECONDS", "value": grace_period(spec).to_string()}),
         json!({"name": "POLLUX_LOG", "value": spec.agent.log_level.as_str()}),
     ];
     let mut mounts = vec![
@@ -137,6 +138,13 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
             "capabilities": {"drop": ["ALL"]},
         },
     })
+}
+
+/// What the pod will have: the podTemplate may make it longer (shorter is refused).
+fn grace_period(spec: &TelegramBotSpec) -> i64 {
+    let wanted =
+        spec.pod_template.as_ref().and_then(|patch| patch.get("spec")?.get("terminationGracePeriodSeconds")?.as_i64());
+    wanted.unwrap_or_else(|| spec.handover.grace_period_seconds().into())
 }
 
 fn bot(spec: &TelegramBotSpec) -> Value {

@@ -49,6 +49,32 @@ async fn a_pod_that_ends_loses_and_doubles_nothing_of_a_bot_that_acknowledges_fi
     a_pod_ends_under_load(Acks::First).await;
 }
 
+/// The kubelet runs preStop before it restarts a container whose liveness or startup probe failed, too. The replica counted as
+/// leaving for ever, and was ready: the next rollout ended the other one, and nobody led any more.
+#[tokio::test]
+async fn a_pod_that_goes_on_after_its_hook_leads_again() {
+    let world = World::new().await;
+    let mut pod = world.pod("echo-1").await;
+    pod.grace_seconds = 0;
+    let mut agent = pod.start();
+    pod.wait_ready().await;
+    let bot = world.bot(&pod, Acks::Afterwards);
+    agent.until_leader().await;
+    world.load(2);
+    world.answered(10).await;
+    let (status, said, _) = pod.exec("drain").await;
+    assert!(status.success(), "{said}");
+    assert!(!agent.ready().await, "a rollout would end the pod that leads");
+    bot.kill().await;
+    let _bot = world.bot(&pod, Acks::Afterwards);
+    assert_eq!(agent.ended(PATIENCE).await, Some(0), "{}", agent.log());
+    let again = pod.start();
+    again.until_leader().await;
+    assert!(again.ready().await);
+    world.settled().await;
+    world.assert_clean();
+}
+
 #[tokio::test]
 async fn a_standby_is_a_quiet_day() {
     let world = World::new().await;

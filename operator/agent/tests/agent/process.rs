@@ -33,6 +33,7 @@ pub(crate) struct Pod {
     pub(crate) shared: PathBuf,
     pub(crate) ip: IpAddr,
     pub(crate) drain_seconds: u64,
+    pub(crate) grace_seconds: u64,
     pub(crate) log_level: &'static str,
 }
 
@@ -77,6 +78,7 @@ impl Pod {
             ("LISTEN", &format!("{}:8081", self.ip)),
             ("HEALTH_LISTEN", &format!("{}:9464", self.ip)),
             ("DRAIN_TIMEOUT_SECONDS", &self.drain_seconds.to_string()),
+            ("GRACE_PERIOD_SECONDS", &self.grace_seconds.to_string()),
             ("LOG", self.log_level),
             ("LOG_FORMAT", "json"),
         ] {
@@ -215,10 +217,15 @@ impl Agent {
     pub(crate) async fn terminate(&mut self, limit: Duration) -> (Option<i32>, Duration) {
         let began = Instant::now();
         self.signal(rustix::process::Signal::TERM);
+        (self.ended(limit).await, began.elapsed())
+    }
+
+    /// Its end, whatever for.
+    pub(crate) async fn ended(&mut self, limit: Duration) -> Option<i32> {
         let status = tokio::time::timeout(limit, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("no end within {limit:?}\n{}", self.log())).unwrap();
         assert_eq!(status.signal(), None);
-        (status.code(), began.elapsed())
+        status.code()
     }
 }
 

@@ -120,6 +120,7 @@ impl World {
             shared,
             ip: fresh_ip(),
             drain_seconds: 20,
+            grace_seconds: 45,
             log_level: "debug",
         }
     }
