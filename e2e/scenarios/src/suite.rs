@@ -121,6 +121,7 @@ async fn judge(world: &World, seed: u64, only: Option<&str>) -> Result<Evidence>
     scenario!("rollout with a backlog", run.roll_with_backlog());
     scenario!("one to two to one replicas", run.scale());
     scenario!("kubectl delete pod", run.delete_pod());
+    scenario!("a liveness probe that fails", run.fail_probe());
     scenario!("kill -9 of the bot", run.kill_bot());
     scenario!("kill -9 of the agent", run.kill_agent());
     scenario!("kill -9 of bot and agent", run.kill_both());

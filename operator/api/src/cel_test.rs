@@ -47,9 +47,19 @@ fn name_that_leaves_no_room_for_pod_names() {
     assert!(found.len() == 1 && found[0].contains("choose a shorter one"), "{found:?}");
 }
 
+/// The operator would look into one database and the agents elect in another one: nobody would ever lead.
+#[test]
+fn database_without_the_secret_that_leads_there() {
+    refused(json!({"lease": {"database": "eu"}}), "set lease.credentialsSecretRef");
+    allowed(json!({"lease": {"database": "eu", "credentialsSecretRef": {"name": "pg-app"}}}));
+}
+
 #[test]
 fn database_changes_only_in_a_suspended_bot() {
-    let at = |database: &str, suspend: bool| bot("echo", json!({"lease": {"database": database}, "suspend": suspend}));
+    let at = |database: &str, suspend: bool| {
+        let lease = json!({"database": database, "credentialsSecretRef": {"name": "pg-app"}});
+        bot("echo", json!({"lease": lease, "suspend": suspend}))
+    };
     for (old, new, ok) in [
         (at("a", false), at("a", false), true),
         (at("a", false), at("b", false), false),
@@ -126,5 +136,5 @@ fn own_authority_without_tls() {
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 8, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 9, "a rule was added or removed: test it above, then change this number");
 }

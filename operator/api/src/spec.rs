@@ -55,6 +55,7 @@ use crate::words::{ImagePullPolicy, LogLevel, StrategyType};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.lease.database == oldSelf.lease.database || (self.suspend && oldSelf.suspend)").message("lease.database can change only while the bot is suspended, because two databases would elect two leaders: set spec.suspend to true, wait until no pod is left, change lease.database, set spec.suspend to false"),
+    validation = Rule::new("self.lease.database == 'default' || has(self.lease.credentialsSecretRef)").message("lease.database is where the operator looks; the agents go where their Secret leads, and pollux-lease leads to the database default: set lease.credentialsSecretRef to a Secret for this one"),
     validation = Rule::new("self.minReadySeconds < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than minReadySeconds, otherwise no rollout could succeed: raise progressDeadlineSeconds or lower minReadySeconds"),
     validation = Rule::new("self.handover.drainTimeoutSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
@@ -124,6 +125,7 @@ pub struct TelegramBotSpec {
     pub suspend: bool,
 
     /// The Secret with the bot's token. It is mounted read-only into the agent and the bot; TELEGRAM_BOT_TOKEN_FILE names the file.
+    /// Put a new token into the same Secret: it is read again, and nothing has to be restarted.
     pub token_secret_ref: TokenSecretRef,
 
     /// The Bot API server.
@@ -151,7 +153,8 @@ pub struct TelegramBotSpec {
     #[schemars(range(min = 0, max = 3600))]
     pub min_ready_seconds: i32,
 
-    /// After how many seconds without progress a rollout counts as failed (condition Progressing, reason DeadlineExceeded).
+    /// After how many seconds without progress a rollout counts as failed (condition Progressing; the reason is what keeps the
+    /// pod from getting ready, or DeadlineExceeded if that is not known).
     #[serde(default = "defaults::progress_deadline_seconds")]
     #[schemars(range(min = 30, max = 86400))]
     pub progress_deadline_seconds: i32,
@@ -223,12 +226,14 @@ pub struct Polling {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lease {
-    /// One of the databases that the operator was installed with. Can change only while the bot is suspended.
+    /// One of the databases that the operator was installed with. Agents go where their Secret leads, which must be the same
+    /// database. Can change only while the bot is suspended.
     #[serde(default = "defaults::lease_database")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub database: String,
 
-    /// The Secret with the PostgreSQL URI that the agents use: `pollux-lease`, key `uri`, unless set.
+    /// The Secret with the PostgreSQL URI that the agents use: `pollux-lease`, key `uri`, unless set. Pods whose Secrets lead to
+    /// different databases would elect two leaders: suspend the bot before another database is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "CredentialsSecretRef")]
     pub credentials_secret_ref: Option<CredentialsSecretRef>,

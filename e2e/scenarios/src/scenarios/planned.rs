@@ -112,6 +112,46 @@ impl Run {
         self.retire(bot).await
     }
 
+    /// A liveness probe of the leader's bot fails. The kubelet runs the same hook as for the end of the pod, and then restarts that
+    /// container alone: the pod hands over, and takes part again when it turns out that it was not to end.
+    pub(crate) async fn fail_probe(&mut self) -> Result<()> {
+        let bot = self.world.bot("probed", Library::Grammy, 1_000_016).await?;
+        let mut spec = bot.spec(2, API_URL);
+        // With a short grace period, which is what the agent waits for.
+        spec["handover"] = json!({"drainTimeoutSeconds": 5});
+        spec["podTemplate"]["spec"]["containers"] = json!([{
+            "name": "bot",
+            "livenessProbe": {
+                "exec": {"command": ["sh", "-c", "! [ -e /tmp/sick ]"]},
+                "periodSeconds": 1,
+                "timeoutSeconds": 10,
+                "failureThreshold": 1,
+            },
+        }]);
+        bot.apply(&spec).await?;
+        bot.wait_ready(ROLLOUT).await?;
+        self.world.emulator.start_load(&bot.token, &load(13)).await?;
+        let old = self.somebody_stands_by(&bot).await?;
+        answered_at_least(&self.world, &bot, 30).await?;
+        self.world.emulator.mark_planned(&bot.token, "a liveness probe fails").await?;
+        // In the container's own file system: the next container is well.
+        let sick = ["exec", "-n", BOTS, &old.pod, "-c", "bot", "--", "sh", "-c", ": > /tmp/sick"];
+        self.world.run("kubectl", &sick).await?;
+        until("the other pod to lead", ROLLOUT, || async {
+            let leader = leader(&bot.status().await?);
+            Ok(match leader {
+                Some(leader) if leader.pod != old.pod => Look::Yes(()),
+                other => Look::NotYet(format!("{other:?}")),
+            })
+        })
+        .await?;
+        let new = self.somebody_stands_by(&bot).await?;
+        ensure!(new.pod != old.pod && new.epoch == old.epoch + 1, "{old:?} became {new:?}");
+        let restarts = restarts(&self.world, &bot).await?;
+        ensure!(restarts == 2, "{restarts} restarts, of the bot and of the agent beside it");
+        self.retire(bot).await
+    }
+
     /// A node is drained for maintenance.
     pub(crate) async fn drain_node(&mut self) -> Result<()> {
         let cluster = self.world.ground.breakable()?;
