@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pollux_botapi::BotVerdict;
-use pollux_testbed::{Cluster, Options, Pod, Signal};
+use pollux_testbed::{Cluster, Options, Pod, Signal, signal_processes};
 
 use crate::baseline::{Plain, Strategy};
 use crate::bot::{Bot, Library};
 use crate::ground::{Ground, Yours};
-use crate::scenarios::{answered_at_least, load, settled, version};
+use crate::scenarios::{answered_at_least, load, restarts, settled, version};
 use crate::suite::kubernetes;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, TELEGRAM, World, blocking};
@@ -159,10 +159,12 @@ async fn roll(world: &World, timeline: &Timeline, bots: &[Bot], plains: &[Plain]
 
 async fn kill(world: &World, cluster: &Cluster, timeline: &Timeline, bot: &Bot) -> Result<()> {
     let leader = bot.wait_ready(PATIENCE).await?;
-    let struck = world.emulator.mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30)).await?;
-    timeline.say(&format!("kill -9 of the bot's process in {}, the leader of {}", leader.pod, bot.name));
+    let before = restarts(world, bot).await?;
     let (cluster, pod) = (cluster.clone(), Pod::new(BOTS, &leader.pod));
-    blocking(move || cluster.signal(&pod, Some("bot"), Signal::Kill)).await?;
+    let aimed = blocking(move || cluster.processes(&pod, Some("bot"))).await?;
+    timeline.say(&format!("kill -9 of the bot's process in {}, the leader of {}", leader.pod, bot.name));
+    let struck = world.emulator.mark_crash(&bot.token, "kill -9 of the leader", Duration::from_secs(30)).await?;
+    blocking(move || signal_processes(&aimed, Signal::Kill)).await?;
     let next = until("the next poll", PATIENCE, || async {
         let polls = world.emulator.polls(&bot.token).await?;
         let next = polls.into_iter().find(|p| p.arrived > struck && p.peer.lane != leader.pod);
@@ -170,7 +172,15 @@ async fn kill(world: &World, cluster: &Cluster, timeline: &Timeline, bot: &Bot) 
     })
     .await?;
     timeline.say(&format!("{} polls, {} ms after the kill", next.peer.lane, (next.arrived - struck).as_millis()));
-    bot.wait_ready(PATIENCE).await.map(drop)
+    // What comes next is to find a standby again.
+    until("the killed bot to be back", PATIENCE, || async {
+        let (restarts, ready) = (restarts(world, bot).await?, world.ready_replicas(bot).await?);
+        let back = restarts > before && ready.contains(&leader.pod);
+        Ok(if back { Look::Yes(()) } else { Look::NotYet(format!("{restarts} restarts, ready: {ready:?}")) })
+    })
+    .await?;
+    timeline.say(&format!("{} is back, as a standby", leader.pod));
+    Ok(())
 }
 
 async fn drain(world: &World, cluster: &Cluster, timeline: &Timeline, bots: &[Bot]) -> Result<()> {

@@ -149,7 +149,7 @@ pub(crate) fn version(version: u32) -> serde_json::Value {
 }
 
 /// How often containers of a bot's pods were restarted.
-async fn restarts(world: &World, bot: &Bot) -> Result<i32> {
+pub(crate) async fn restarts(world: &World, bot: &Bot) -> Result<i32> {
     let mut restarts = 0;
     for pod in world.pods(bot).await? {
         let status = pod.status.unwrap_or_default();
