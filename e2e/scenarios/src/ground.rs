@@ -19,6 +19,8 @@ use crate::world::{BOTS, OPERATOR, TELEGRAM, World, blocking};
 pub(crate) const MADE_BY: (&str, &str) = ("pollux.dev/made-by", "pollux-scenarios");
 /// The images' public names begin with this.
 const PUBLIC: &str = "ghcr.io/pollux-operator";
+/// What a run needs for itself, in the order of its removal: bots before their operator.
+const NAMESPACES: [&str; 3] = [BOTS, TELEGRAM, OPERATOR];
 const CRD: &str = "telegrambots.pollux.dev";
 
 /// A cluster to run on.
@@ -134,7 +136,7 @@ impl Yours {
                 "Pollux is, or was, installed on this cluster ({CRD} exists): a run would remove that with every bot, and needs a cluster without it"
             );
         }
-        for name in [OPERATOR, TELEGRAM, BOTS] {
+        for name in NAMESPACES {
             let found = namespaces.get_opt(name).await.with_context(|| format!("{}", self.kubeconfig.display()))?;
             ensure!(
                 found.is_none_or(|namespace| ours(&namespace)),
@@ -145,15 +147,15 @@ impl Yours {
         Ok(())
     }
 
-    /// Whether an earlier run was not cleared away.
-    pub(crate) async fn left_something(&self, world: &World) -> Result<bool> {
+    /// A namespace of an earlier run that is there, if there is one.
+    pub(crate) async fn leftover(&self, world: &World) -> Result<Option<&'static str>> {
         let namespaces: Api<Namespace> = Api::all(world.client.clone());
-        for name in [OPERATOR, TELEGRAM, BOTS] {
+        for name in NAMESPACES {
             if namespaces.get_opt(name).await?.is_some() {
-                return Ok(true);
+                return Ok(Some(name));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Takes away all that a run made.
@@ -168,19 +170,14 @@ impl Yours {
         let hook = format!("pollux-grant-{OPERATOR}");
         world.run("kubectl", &["delete", "clusterrole,clusterrolebinding", &hook, "--ignore-not-found"]).await?;
         let namespaces: Api<Namespace> = Api::all(world.client.clone());
-        for name in [BOTS, TELEGRAM, OPERATOR] {
+        for name in NAMESPACES {
             if namespaces.get_opt(name).await?.is_some() {
                 namespaces.delete(name, &DeleteParams::default()).await?;
             }
         }
         world.run("kubectl", &["delete", "crd", CRD, "--ignore-not-found"]).await?;
         until("the namespaces to be gone", std::time::Duration::from_secs(120), || async {
-            for name in [BOTS, TELEGRAM, OPERATOR] {
-                if namespaces.get_opt(name).await?.is_some() {
-                    return Ok(Look::NotYet(name.to_owned()));
-                }
-            }
-            Ok(Look::Yes(()))
+            Ok(self.leftover(world).await?.map_or(Look::Yes(()), |name| Look::NotYet(name.to_owned())))
         })
         .await
     }

@@ -53,7 +53,7 @@ impl World {
     /// A cluster of the user's. What an earlier run left there is removed.
     pub(crate) async fn visit(yours: Yours) -> Result<Self> {
         let world = Self::again(yours.clone()).await?;
-        if yours.left_something(&world).await? {
+        if yours.leftover(&world).await?.is_some() {
             println!("removing what an earlier run left");
             yours.clear(&world).await?;
         }

@@ -14,7 +14,7 @@ use pollux_api::TelegramBotStatus;
 use pollux_api::names::label;
 use pollux_api::status::{BotIdentity, Leader, Revision};
 use pollux_api::words::{ConditionType, Phase, Reason};
-use pollux_lease::{BotView, Replica, Resource};
+use pollux_lease::{BotView, Candidate, Replica, Resource};
 use serde_json::Value;
 
 use crate::cluster::Refusal;
@@ -232,7 +232,7 @@ fn spec_valid(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
 }
 
 /// What the agents of this resource report, those of the manifest's revision first.
-fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a pollux_lease::Candidate> {
+fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a Candidate> {
     let wanted = facts.plan.revision.as_ref().map(|revision| revision.name.as_str());
     let mut own: Vec<_> = view
         .candidates
@@ -247,7 +247,7 @@ fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBot
     let reports = summary.view.map(|view| reports(facts, view)).unwrap_or_default();
     let newest = reports.first().map(|candidate| candidate.party.replica.revision.clone());
     let of_newest: Vec<_> = reports.iter().filter(|c| Some(&c.party.replica.revision) == newest.as_ref()).collect();
-    let says = |candidate: &pollux_lease::Candidate| candidate.report.get("tokenAccepted").and_then(Value::as_bool);
+    let says = |candidate: &Candidate| reported(candidate, "tokenAccepted");
     if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
         let token = &facts.observed.bot.spec.token_secret_ref;
         return Finding::no(
@@ -328,6 +328,11 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     }
 }
 
+/// What an agent says of something; nothing if it does not know.
+fn reported(candidate: &Candidate, what: &str) -> Option<bool> {
+    candidate.report.get(what).and_then(Value::as_bool)
+}
+
 fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) -> Finding {
     if elected.is("Unknown") {
         return Finding::unknown(Reason::DatabaseUnreachable, &elected.message);
@@ -345,7 +350,7 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
     }
     let candidate =
         leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
-    let reports = |what: &str| candidate.is_some_and(|c| c.report.get(what).and_then(Value::as_bool) == Some(true));
+    let reports = |what: &str| candidate.is_some_and(|candidate| reported(candidate, what) == Some(true));
     if reports("webhookActive") {
         return Finding::no(
             Reason::WebhookActive,

@@ -417,8 +417,10 @@ BEGIN
         RETURN pollux.answer(false, b, s, me);
     END IF;
     SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
-    SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
-    IF to_c.id IS NOT NULL AND NOT (otherwise = 'wait' AND best.revision <> to_c.revision) THEN
+    IF otherwise = 'wait' THEN
+        SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    END IF;
+    IF to_c.id IS NOT NULL AND (otherwise <> 'wait' OR best.revision = to_c.revision) THEN
         PERFORM pollux.log(l, l.epoch + 1,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
             'handover', pollux.party(c), pollux.party(to_c), drain, outcome);

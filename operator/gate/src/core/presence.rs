@@ -20,7 +20,6 @@ const AT_ONCE: Duration = Duration::from_millis(20);
 /// No known client closes a connection for having been idle so short a time (Node's agents: 4 and 5 s; httpx 5 s, aiohttp 15 s,
 /// Go and reqwest 90 s), but a handler may well be silent for longer than those.
 const WORTH_KEEPING: Duration = Duration::from_secs(3);
-
 /// Connections that expire together were idle for equally long; those of a process that dies were not.
 const EQUALLY_LONG: Duration = Duration::from_secs(1);
 
