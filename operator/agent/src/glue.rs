@@ -160,7 +160,7 @@ impl Glue {
             self.app.metrics().took_over(takeover.evidence.as_str());
         }
         self.app.has_changed_leader(health::Takeover {
-            at: takeover.time,
+            at: Timestamp::now() - BootInstant::now().saturating_since(takeover.at),
             from: takeover.from.clone(),
             to: Some(self.app.identity().pod.clone()),
             epoch: Some(takeover.epoch),

@@ -6,6 +6,7 @@
 
 -- One row per bot, never deleted: its epoch only rises.
 CREATE TABLE pollux.lease (
+    tenant            text        NOT NULL,
     bot_id            bigint      NOT NULL,
     server            text        NOT NULL,
     token_digest      bytea       NOT NULL,
@@ -13,6 +14,7 @@ CREATE TABLE pollux.lease (
     former_until      timestamptz,
     epoch             bigint      NOT NULL DEFAULT 0,
     renew_seq         bigint      NOT NULL DEFAULT 0,  -- rises with every change of the row that a holder's fence depends on
+    incarnation       text,                        -- of the server, when somebody who had a right to last wrote the row
     ttl_ms            integer     NOT NULL DEFAULT 0,
     holder            text,                        -- one run of an agent
     locked            boolean     NOT NULL DEFAULT false,  -- the holder has its pod's file lock
@@ -28,11 +30,12 @@ CREATE TABLE pollux.lease (
     pod_uid           text,
     node              text,
     revision          text,
-    PRIMARY KEY (bot_id, server)
+    PRIMARY KEY (tenant, bot_id, server)
 ) WITH (fillfactor = 50);  -- no index on what renewals change, and room on the page: they stay heap-only
 
 -- One row for every agent, the holder too.
 CREATE TABLE pollux.candidate (
+    tenant      text        NOT NULL,
     bot_id      bigint      NOT NULL,
     server      text        NOT NULL,
     id          text        NOT NULL,
@@ -50,7 +53,7 @@ CREATE TABLE pollux.candidate (
     revision    text        NOT NULL,
     locked      boolean     NOT NULL,
     report      jsonb       NOT NULL DEFAULT '{}',
-    PRIMARY KEY (bot_id, server, id)
+    PRIMARY KEY (tenant, bot_id, server, id)
 ) WITH (fillfactor = 50);
 CREATE INDEX candidate_resource ON pollux.candidate (cluster, namespace, name);
 
@@ -78,6 +81,7 @@ CREATE TABLE pollux.request (
 
 -- What happened, by the epoch that began with it.
 CREATE TABLE pollux.handover (
+    tenant        text        NOT NULL,
     bot_id        bigint      NOT NULL,
     server        text        NOT NULL,
     epoch         bigint      NOT NULL,
@@ -92,7 +96,22 @@ CREATE TABLE pollux.handover (
     old_us        bigint,                          -- the old leader's last poll ended → it gave the lease away
     idle_us       bigint,                          -- released → acquired
     new_us        bigint,                          -- the new leader had the lease → its first poll
-    PRIMARY KEY (bot_id, server, epoch)
+    PRIMARY KEY (tenant, bot_id, server, epoch)
+);
+
+-- Which tenant speaks for a namespace; for all others it is the tenant without a name.
+CREATE TABLE pollux.scope (
+    cluster   text NOT NULL,
+    namespace text NOT NULL,
+    tenant    text NOT NULL,
+    PRIMARY KEY (cluster, namespace)
+);
+
+-- The incarnation of the server that last made somebody write here, and since when.
+CREATE TABLE pollux.server (
+    one         boolean     PRIMARY KEY DEFAULT true CHECK (one),
+    incarnation text        NOT NULL,
+    since       timestamptz NOT NULL
 );
 
 -- The protocol that these functions speak.
@@ -100,12 +119,45 @@ CREATE FUNCTION pollux.protocol() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SEL
 
 -- === inner functions: not for agents ===
 
-CREATE FUNCTION pollux.authorise(b bigint, s text, digest bytea) RETURNS void
+-- The server since its last start. A standby that was promoted, a restored snapshot and a server that crashed all have another
+-- one than the server whose answers they may have forgotten. Nothing but this function may be missing from a hosted PostgreSQL.
+CREATE FUNCTION pollux.incarnation() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text
+$$;
+
+INSERT INTO pollux.server (incarnation, since) VALUES (pollux.incarnation(), '-infinity');
+
+-- Notes that this incarnation is in use.
+CREATE FUNCTION pollux.enter_incarnation() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp() WHERE incarnation <> pollux.incarnation()
+$$;
+
+-- Whose leases the caller sees: tenant X's, if its login is a member of the role pollux_tenant_X; all others are one tenant.
+CREATE FUNCTION pollux.tenant() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(min(substr(g.rolname, length('pollux_tenant_') + 1)), '')
+      FROM pg_auth_members m
+      JOIN pg_roles u ON u.oid = m.member AND u.rolname = session_user
+      JOIN pg_roles g ON g.oid = m.roleid AND starts_with(g.rolname, 'pollux_tenant_')
+$$;
+
+-- Nothing that a lease rests on may be lost because the server was told not to wait for its disk.
+CREATE FUNCTION pollux.durably() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+END $$;
+
+CREATE FUNCTION pollux.authorise(t text, b bigint, s text, digest bytea) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     l pollux.lease;
 BEGIN
-    SELECT * INTO l FROM pollux.lease WHERE bot_id = b AND server = s;
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
     IF FOUND AND l.token_digest IS DISTINCT FROM digest
         AND NOT (l.former_digest IS NOT DISTINCT FROM digest AND l.former_until > clock_timestamp())
     THEN
@@ -118,10 +170,10 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('pollux_' || b, '')
 $$;
 
-CREATE FUNCTION pollux.wake_observers(b bigint, s text) RETURNS void
+CREATE FUNCTION pollux.wake_observers(t text, b bigint, s text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('pollux', jsonb_build_array(r.cluster, r.namespace, r.name)::text)
-      FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE bot_id = b AND server = s) r
+      FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s) r
 $$;
 
 CREATE FUNCTION pollux.wake_resource(c text, ns text, n text) RETURNS void
@@ -152,7 +204,7 @@ LANGUAGE sql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.*
       FROM pollux.candidate c
       LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
-     WHERE c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
+     WHERE c.tenant = me.tenant AND c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
        AND c.ready AND NOT c.leaving AND c.beat_at > clock_timestamp() - youth
        AND (t.eligible IS NULL OR c.revision = ANY (t.eligible))
        AND (only_pod IS NULL OR c.pod = only_pod)
@@ -164,12 +216,13 @@ LANGUAGE sql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- What an agent is told with every answer.
-CREATE FUNCTION pollux.look_for(b bigint, s text, me text) RETURNS jsonb
+CREATE FUNCTION pollux.look_for(t text, b bigint, s text, me text) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object(
+        'incarnation', pollux.incarnation(),
         'registered', c.id IS NOT NULL,
         'lease', jsonb_build_object(
-            'epoch', l.epoch, 'renew_seq', l.renew_seq, 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
+            'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(), 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
             'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
             'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
             'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''), 'revision', coalesce(l.revision, '')),
@@ -184,12 +237,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             (SELECT jsonb_build_object('pod', h.pod, 'fresh', true) FROM pollux.successor(c, NULL, interval '300 ms') h),
             (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)))
       FROM pollux.lease l
-      LEFT JOIN pollux.candidate c ON c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
-     WHERE l.bot_id = b AND l.server = s
+      LEFT JOIN pollux.candidate c ON c.tenant = l.tenant AND c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
+     WHERE l.tenant = t AND l.bot_id = b AND l.server = s
 $$;
 
 -- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
-CREATE FUNCTION pollux.note(b bigint, s text, me text, number bigint, now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb)
+CREATE FUNCTION pollux.note(t text, b bigint, s text, me text, number bigint, now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     old    pollux.candidate;
@@ -198,23 +251,29 @@ BEGIN
     IF octet_length(new_report::text) > 16384 THEN
         RAISE EXCEPTION 'the report is longer than 16 KiB' USING ERRCODE = 'PX002';
     END IF;
-    SELECT * INTO old FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me;
+    SELECT * INTO old FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
+    IF old.id IS NULL AND t <> coalesce((SELECT p.tenant FROM pollux.scope p
+                                          WHERE p.cluster = who ->> 'cluster' AND p.namespace = who ->> 'namespace'), '')
+    THEN
+        RAISE EXCEPTION 'this login may not speak for the namespace % of the cluster %', who ->> 'namespace', who ->> 'cluster'
+            USING ERRCODE = 'PX003';
+    END IF;
     INSERT INTO pollux.candidate AS c
-        VALUES (b, s, me, number, now_at, now_ready, CASE WHEN now_ready THEN now_at END, now_leaving,
+        VALUES (t, b, s, me, number, now_at, now_ready, CASE WHEN now_ready THEN now_at END, now_leaving,
                 left(who ->> 'cluster', 256), left(who ->> 'namespace', 256), left(who ->> 'name', 256), left(who ->> 'pod', 256),
                 left(who ->> 'pod_uid', 256), left(who ->> 'node', 256), left(who ->> 'revision', 256),
                 (who ->> 'locked')::boolean, coalesce(new_report, '{}'))
-        ON CONFLICT (bot_id, server, id) DO UPDATE
+        ON CONFLICT (tenant, bot_id, server, id) DO UPDATE
         SET beat = excluded.beat, beat_at = now_at, ready = now_ready, leaving = now_leaving,
             ready_since = CASE WHEN NOT now_ready THEN NULL WHEN c.ready THEN c.ready_since ELSE now_at END,
             locked = excluded.locked, report = coalesce(new_report, c.report)
         WHERE c.beat < excluded.beat;  -- a late statement of a connection that was given up
     IF old.id IS NULL THEN
         -- Runs that ended without signing off. Agents come with every rollout, so this bounds the table.
-        DELETE FROM pollux.candidate WHERE bot_id = b AND server = s AND beat_at < now_at - interval '10 min';
+        DELETE FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND beat_at < now_at - interval '10 min';
     END IF;
     IF old.id IS NULL OR old.ready <> now_ready OR old.leaving <> now_leaving OR old.report <> new_report THEN
-        PERFORM pollux.wake_observers(b, s);
+        PERFORM pollux.wake_observers(t, b, s);
     END IF;
 END $$;
 
@@ -224,56 +283,70 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
 BEGIN
-    INSERT INTO pollux.handover AS h (bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome)
-        VALUES (l.bot_id, l.server, new_epoch, now_at, left(why, 64), how, giver, taker, drain, left(outcome, 64))
-        ON CONFLICT (bot_id, server, epoch) DO UPDATE
+    INSERT INTO pollux.handover AS h (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome)
+        VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at, left(why, 64), how, giver, taker, drain, left(outcome, 64))
+        ON CONFLICT (tenant, bot_id, server, epoch) DO UPDATE
         SET at = excluded.at, evidence = excluded.evidence, to_party = excluded.to_party,
             reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
                           THEN 'Rollout' ELSE h.reason END,
             idle_us = extract(epoch FROM now_at - l.released_at) * 1000000;
     DELETE FROM pollux.handover d
-     WHERE d.bot_id = l.bot_id AND d.server = l.server AND d.epoch < new_epoch
-       AND (d.epoch <= new_epoch - 50 OR d.at < now_at - interval '90 days');
+     WHERE d.tenant = l.tenant AND d.bot_id = l.bot_id AND d.server = l.server AND d.epoch < new_epoch
+       AND (d.at < now_at - interval '30 days'
+            OR d.epoch <= (SELECT o.epoch FROM pollux.handover o
+                            WHERE o.tenant = l.tenant AND o.bot_id = l.bot_id AND o.server = l.server
+                            ORDER BY o.epoch DESC OFFSET 200 LIMIT 1));
 END $$;
 
--- Makes `taker` the holder of the next epoch.
-CREATE FUNCTION pollux.grant_to(l pollux.lease, taker pollux.candidate, ttl integer, first_beat bigint)
+-- The epoch after this one; above `seen`, the highest that the caller ever saw. A row of an earlier incarnation may have forgotten
+-- later ones: then it goes on from the time, in milliseconds. So two rollbacks to the same row do not begin the same epoch twice,
+-- unless the clocks of the two servers are further apart than the time in between. Stays below 2^53, which JavaScript can count to.
+CREATE FUNCTION pollux.next_epoch(l pollux.lease, seen bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN l.epoch + 1
+                ELSE greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END
+$$;
+
+-- Makes `taker` the holder of a new epoch.
+CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
 RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pollux.enter_incarnation();
     UPDATE pollux.lease
-       SET epoch = l.epoch + 1, renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
+       SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
            released_at = NULL, handover_expected = false,
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
-     WHERE bot_id = l.bot_id AND server = l.server;
+     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
     SELECT pollux.wake_bot(l.bot_id);
-    SELECT pollux.wake_observers(l.bot_id, l.server)
+    SELECT pollux.wake_observers(l.tenant, l.bot_id, l.server)
 $$;
 
--- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here.
+-- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
+-- unsettled as it was: what was forgotten may have begun a later epoch than this one.
 CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false
-     WHERE bot_id = l.bot_id AND server = l.server;
+     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
     SELECT pollux.log(l, l.epoch + 1, why, 'release',
         jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
                            'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
         NULL, drain, outcome);
     SELECT pollux.wake_bot(l.bot_id);
-    SELECT pollux.wake_observers(l.bot_id, l.server)
+    SELECT pollux.wake_observers(l.tenant, l.bot_id, l.server)
 $$;
 
 -- The lease's row, locked until the commit.
-CREATE FUNCTION pollux.lock_lease(b bigint, s text) RETURNS pollux.lease
+CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text) RETURNS pollux.lease
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT * FROM pollux.lease WHERE bot_id = b AND server = s FOR NO KEY UPDATE
+    SELECT * FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE
 $$;
 
-CREATE FUNCTION pollux.candidate_row(b bigint, s text, me text) RETURNS pollux.candidate
+CREATE FUNCTION pollux.candidate_row(t text, b bigint, s text, me text) RETURNS pollux.candidate
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT * FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me
+    SELECT * FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me
 $$;
 
 -- Whether a candidate may become the holder.
@@ -282,9 +355,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.id IS NOT NULL AND c.ready AND NOT c.leaving AND pollux.eligible(c)
 $$;
 
-CREATE FUNCTION pollux.answer(done boolean, b bigint, s text, me text) RETURNS jsonb
+CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT jsonb_build_object('done', done) || coalesce(pollux.look_for(b, s, me), '{}')
+    SELECT jsonb_build_object('done', done) || coalesce(pollux.look_for(t, b, s, me), '{}')
 $$;
 
 -- === what agents execute ===
@@ -292,177 +365,196 @@ $$;
 -- A look, without writing anything.
 CREATE FUNCTION pollux.look(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text := pollux.tenant();
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
-    RETURN pollux.answer(true, b, s, me);
+    PERFORM pollux.authorise(t, b, s, digest);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- A candidate's sign of life, and a look.
 CREATE FUNCTION pollux.beat(b bigint, s text, digest bytea, me text, number bigint, now_ready boolean, now_leaving boolean,
                             who jsonb, new_report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text := pollux.tenant();
 BEGIN
     -- A beat that a crash of the server loses is repeated; nothing rests on it being durable.
     PERFORM set_config('synchronous_commit', 'off', true);
-    INSERT INTO pollux.lease (bot_id, server, token_digest) VALUES (b, s, digest) ON CONFLICT DO NOTHING;
+    IF NOT EXISTS (SELECT FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s) THEN
+        -- A bot that is new, or one that the server has forgotten: that can only be as long as a lease lives after it started.
+        PERFORM pollux.enter_incarnation();
+        INSERT INTO pollux.lease (tenant, bot_id, server, token_digest, incarnation)
+            VALUES (t, b, s, digest, (SELECT v.incarnation FROM pollux.server v WHERE v.since < clock_timestamp() - interval '75 s'))
+            ON CONFLICT DO NOTHING;
+    END IF;
     -- The token was rotated while the bot did not run: nobody is left who could prove that he knew the old one.
     UPDATE pollux.lease l SET token_digest = digest
-     WHERE l.bot_id = b AND l.server = s AND l.token_digest <> digest
+     WHERE l.tenant = t AND l.bot_id = b AND l.server = s AND l.token_digest <> digest
        AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
        AND NOT EXISTS (SELECT FROM pollux.candidate c
-                        WHERE c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
-    PERFORM pollux.authorise(b, s, digest);
-    PERFORM pollux.note(b, s, me, number, now_ready, now_leaving, who, new_report);
-    RETURN pollux.answer(true, b, s, me);
+                        WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
+    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- The holder goes on for `ttl`.
-CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, e bigint, seq bigint, ttl integer, number bigint,
+CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text, e bigint, seq bigint, ttl integer, number bigint,
                              now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    t       text := pollux.tenant();
     renewed boolean;
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.durably();
+    PERFORM pollux.authorise(t, b, s, digest);
     UPDATE pollux.lease
-       SET renew_seq = renew_seq + 1, ttl_ms = ttl, grant_beat = NULL, expires_at = clock_timestamp() + ttl * interval '1 ms'
-     WHERE bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq;
+       SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
+           expires_at = clock_timestamp() + ttl * interval '1 ms'
+     WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq
+       AND known = pollux.incarnation();
     renewed := FOUND;
-    PERFORM pollux.note(b, s, me, number, now_ready, now_leaving, who, new_report);
-    RETURN pollux.answer(renewed, b, s, me);
+    IF renewed THEN
+        PERFORM pollux.enter_incarnation();
+    END IF;
+    PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
+    RETURN pollux.answer(renewed, t, b, s, me);
 END $$;
 
 -- Takes a lease that nobody holds.
-CREATE FUNCTION pollux.acquire(b bigint, s text, digest bytea, me text, e bigint, ttl integer) RETURNS jsonb
+CREATE FUNCTION pollux.acquire(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, ttl integer) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    l pollux.lease;
-    c pollux.candidate;
+    t    text := pollux.tenant();
+    next bigint;
+    l    pollux.lease;
+    c    pollux.candidate;
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
-    l := pollux.lock_lease(b, s);
-    c := pollux.candidate_row(b, s, me);
-    IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR NOT pollux.may_lead(c) THEN
-        RETURN pollux.answer(false, b, s, me);
+    PERFORM pollux.durably();
+    PERFORM pollux.authorise(t, b, s, digest);
+    l := pollux.lock_lease(t, b, s);
+    c := pollux.candidate_row(t, b, s, me);
+    IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR known <> pollux.incarnation() OR NOT pollux.may_lead(c) THEN
+        RETURN pollux.answer(false, t, b, s, me);
     END IF;
-    PERFORM pollux.log(l, l.epoch + 1, CASE WHEN l.epoch = 0 THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
+    next := pollux.next_epoch(l, seen);
+    PERFORM pollux.log(l, next, CASE WHEN l.epoch = 0 THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
                        pollux.party(c), NULL, NULL);
-    PERFORM pollux.grant_to(l, c, ttl, NULL);
-    RETURN pollux.answer(true, b, s, me);
+    PERFORM pollux.grant_to(l, next, c, ttl, NULL);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- Takes the lease of a holder that is gone. Evidence `ttl` is the caller's own observation of (e, seq); `pod` is the file lock
 -- of its pod, or that it is the holder itself and wants a new epoch because of an order that may still be under way. With
 -- `vacate` the lease is only freed.
-CREATE FUNCTION pollux.takeover(b bigint, s text, digest bytea, me text, e bigint, seq bigint, evidence text, ttl integer,
-                                vacate boolean) RETURNS jsonb
+CREATE FUNCTION pollux.takeover(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, seq bigint,
+                                evidence text, ttl integer, vacate boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    l   pollux.lease;
-    c   pollux.candidate;
-    why text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
+    t    text := pollux.tenant();
+    next bigint;
+    l    pollux.lease;
+    c    pollux.candidate;
+    why  text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
-    l := pollux.lock_lease(b, s);
-    c := pollux.candidate_row(b, s, me);
+    PERFORM pollux.durably();
+    PERFORM pollux.authorise(t, b, s, digest);
+    l := pollux.lock_lease(t, b, s);
+    c := pollux.candidate_row(t, b, s, me);
     IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
+        OR known <> pollux.incarnation()
         OR NOT (vacate OR pollux.may_lead(c))
         OR NOT (evidence = 'ttl' AND NOT vacate OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))
     THEN
-        RETURN pollux.answer(false, b, s, me);
+        RETURN pollux.answer(false, t, b, s, me);
     END IF;
     IF vacate THEN
         PERFORM pollux.let_go(l, why, NULL, NULL);
-        RETURN pollux.answer(true, b, s, me);
+        RETURN pollux.answer(true, t, b, s, me);
     END IF;
-    PERFORM pollux.log(l, l.epoch + 1, why, evidence,
+    next := pollux.next_epoch(l, seen);
+    PERFORM pollux.log(l, next, why, evidence,
         jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
                            'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
         pollux.party(c), NULL, NULL);
-    PERFORM pollux.grant_to(l, c, ttl, NULL);
-    RETURN pollux.answer(true, b, s, me);
+    PERFORM pollux.grant_to(l, next, c, ttl, NULL);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- The holder begins to drain: candidates should beat often. Or it has thought better of it.
 CREATE FUNCTION pollux.expect_handover(b bigint, s text, digest bytea, me text, e bigint, expected boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.authorise(t, b, s, digest);
     UPDATE pollux.lease SET handover_expected = expected
-     WHERE bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
+     WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
     IF FOUND THEN
         PERFORM pollux.wake_bot(b);
-        PERFORM pollux.wake_observers(b, s);
+        PERFORM pollux.wake_observers(t, b, s);
     END IF;
-    RETURN pollux.answer(true, b, s, me);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- The holder gives the lease to the best successor whose last beat is younger than 300 ms. Is there none, then `otherwise`:
 -- `release`; or `wait`: released only if no ready successor is in sight at all, else all of them are asked for a beat (also if
 -- one of a better revision is in sight than the one that is given: the latter may be the next to go); or `keep`: nothing happens.
-CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, e bigint, ttl integer, only_pod text, otherwise text,
-                                why text, drain bigint, outcome text) RETURNS jsonb
+CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, ttl integer,
+                                only_pod text, otherwise text, why text, drain bigint, outcome text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    t    text := pollux.tenant();
+    next bigint;
     l    pollux.lease;
     c    pollux.candidate;
     to_c pollux.candidate;
     best pollux.candidate;
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
-    l := pollux.lock_lease(b, s);
-    c := pollux.candidate_row(b, s, me);
-    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL THEN
-        RETURN pollux.answer(false, b, s, me);
+    PERFORM pollux.durably();
+    PERFORM pollux.authorise(t, b, s, digest);
+    l := pollux.lock_lease(t, b, s);
+    c := pollux.candidate_row(t, b, s, me);
+    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL OR known <> pollux.incarnation() THEN
+        RETURN pollux.answer(false, t, b, s, me);
     END IF;
     SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
     IF otherwise = 'wait' THEN
         SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
     END IF;
     IF to_c.id IS NOT NULL AND (otherwise <> 'wait' OR best.revision = to_c.revision) THEN
-        PERFORM pollux.log(l, l.epoch + 1,
+        next := pollux.next_epoch(l, seen);
+        PERFORM pollux.log(l, next,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
             'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
-        PERFORM pollux.grant_to(l, to_c, ttl, to_c.beat);
-        RETURN pollux.answer(true, b, s, me);
+        PERFORM pollux.grant_to(l, next, to_c, ttl, to_c.beat);
+        RETURN pollux.answer(true, t, b, s, me);
     END IF;
     IF otherwise = 'release' OR otherwise = 'wait' AND best.id IS NULL THEN
         PERFORM pollux.let_go(l, why, drain, outcome);
-        RETURN pollux.answer(true, b, s, me);
+        RETURN pollux.answer(true, t, b, s, me);
     END IF;
     IF otherwise = 'wait' AND NOT l.handover_expected THEN
         PERFORM set_config('synchronous_commit', 'off', true);
-        UPDATE pollux.lease SET handover_expected = true WHERE bot_id = b AND server = s;
+        UPDATE pollux.lease SET handover_expected = true WHERE tenant = t AND bot_id = b AND server = s;
         PERFORM pollux.wake_bot(b);
     END IF;
-    RETURN pollux.answer(false, b, s, me);
-END $$;
-
--- The holder gives the lease to nobody.
-CREATE FUNCTION pollux.release(b bigint, s text, digest bytea, me text, e bigint, why text, drain bigint, outcome text) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    l pollux.lease;
-BEGIN
-    PERFORM pollux.authorise(b, s, digest);
-    l := pollux.lock_lease(b, s);
-    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e THEN
-        RETURN pollux.answer(false, b, s, me);
-    END IF;
-    PERFORM pollux.let_go(l, why, drain, outcome);
-    RETURN pollux.answer(true, b, s, me);
+    RETURN pollux.answer(false, t, b, s, me);
 END $$;
 
 -- An agent signs off.
 CREATE FUNCTION pollux.depart(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(b, s, digest);
-    PERFORM pollux.wake_observers(b, s);
-    DELETE FROM pollux.candidate WHERE bot_id = b AND server = s AND id = me;
-    RETURN pollux.answer(true, b, s, me);
+    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.wake_observers(t, b, s);
+    DELETE FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- One end of the gap between two leaders: the old one's last poll ended, or the new one's first one was sent, `ago`
@@ -472,32 +564,35 @@ END $$;
 CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, ago bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    t    text := pollux.tenant();
     since timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.authorise(t, b, s, digest);
     UPDATE pollux.handover
        SET old_us = CASE WHEN from_party ->> 'id' = me
                          THEN greatest(0, ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0)) ELSE old_us END,
            new_us = CASE WHEN to_party ->> 'id' = me
                          THEN greatest(0, extract(epoch FROM since - at) * 1000000 - ago) ELSE new_us END
-     WHERE bot_id = b AND server = s AND epoch = e AND me IN (from_party ->> 'id', to_party ->> 'id');
+     WHERE tenant = t AND bot_id = b AND server = s AND epoch = e AND me IN (from_party ->> 'id', to_party ->> 'id');
     IF FOUND THEN
-        PERFORM pollux.wake_observers(b, s);
+        PERFORM pollux.wake_observers(t, b, s);
     END IF;
-    RETURN pollux.answer(true, b, s, me);
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- The token was rotated: the bearer of the old one says what the new one's digest is. The old one stays good for the time
 -- that other agents may take to see the new one.
 CREATE FUNCTION pollux.rotate(b bigint, s text, digest bytea, me text, new_digest bytea) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text := pollux.tenant();
 BEGIN
-    PERFORM pollux.authorise(b, s, digest);
+    PERFORM pollux.authorise(t, b, s, digest);
     UPDATE pollux.lease
        SET former_digest = token_digest, former_until = clock_timestamp() + interval '10 min', token_digest = new_digest
-     WHERE bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;
-    RETURN pollux.answer(true, b, s, me);
+     WHERE tenant = t AND bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;
+    RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
 -- === what the controller executes ===

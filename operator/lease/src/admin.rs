@@ -47,7 +47,7 @@ BEGIN
     GRANT USAGE ON SCHEMA pollux TO pollux_agent;
     FOR f IN SELECT oid FROM pg_proc
               WHERE pronamespace = 'pollux'::regnamespace AND proname IN ('protocol', 'look', 'beat', 'renew', 'acquire', 'takeover',
-                    'expect_handover', 'handover', 'release', 'depart', 'gap', 'rotate')
+                    'expect_handover', 'handover', 'depart', 'gap', 'rotate')
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pollux_agent', f);
     END LOOP;

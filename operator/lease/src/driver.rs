@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::core::{Action, Answer, Call, Core, Event};
+use crate::core::{Action, Answer, Call, Core, Event, Statement};
 use crate::error::Error;
 use crate::filelock::FileLock;
 use crate::lease::Command;
@@ -159,7 +159,7 @@ impl Driver {
                         let _ = waiting.send(outcome.clone());
                     }
                 }
-                Action::Send(call) => self.send(call, now, link),
+                Action::Send(statement) => self.send(statement, now, link),
             }
         }
         false
@@ -189,11 +189,11 @@ impl Driver {
         });
     }
 
-    fn send(&self, call: Call, now: BootInstant, link: &mut Link) {
+    fn send(&self, statement: Statement, now: BootInstant, link: &mut Link) {
         let Link::Up { session, call: running, sent, .. } = link else { return };
         let (session, caller, patience) = (session.clone(), self.caller.clone(), self.core.patience());
-        *sent = Some((call.clone(), now));
-        *running = Some(tokio::spawn(async move { caller.run(&session, &call, patience).await }));
+        *sent = Some((statement.call.clone(), now));
+        *running = Some(tokio::spawn(async move { caller.run(&session, &statement, patience).await }));
     }
 
     // === what happened ===

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_postgres::types::{Json, ToSql, Type};
 
-use crate::core::{Answer, Call, Me, Sign};
+use crate::core::{Answer, Call, Known, Me, Sign, Statement};
 use crate::error::Error;
 use crate::identity::{BotKey, Replica, TokenDigest};
 use crate::session::{Parameter, Session};
@@ -33,14 +33,20 @@ type Owned = (Box<dyn ToSql + Sync + Send>, Type);
 
 impl Caller {
     /// Carries out a statement.
-    pub(crate) async fn run(&self, session: &Session, call: &Call, patience: Duration) -> Result<Answer, Error> {
+    pub(crate) async fn run(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        patience: Duration,
+    ) -> Result<Answer, Error> {
+        let Statement { call, known } = statement;
         let mut with = vec![
             int8(self.bot.bot_id),
             text(self.bot.server.clone()),
             own(self.token.bytes().to_vec(), Type::BYTEA),
             text(self.me.id.as_str().to_owned()),
         ];
-        with.extend(self.arguments(call));
+        with.extend(self.arguments(call, known));
         let places: Vec<_> = (1..=with.len()).map(|n| format!("${n}")).collect();
         let sql = format!("SELECT pollux.{}({})", name(call), places.join(","));
         let with: Vec<Parameter<'_>> =
@@ -50,21 +56,32 @@ impl Caller {
         Ok(answer.0)
     }
 
-    fn arguments(&self, call: &Call) -> Vec<Owned> {
+    fn arguments(&self, call: &Call, known: &Known) -> Vec<Owned> {
+        let incarnation = || text(known.incarnation.clone());
         match call {
             Call::Look | Call::Depart => Vec::new(),
             Call::Beat(sign) => self.sign(sign),
             Call::Renew { epoch, renew_seq, ttl, sign } => {
-                let mut with = vec![int8(*epoch), int8(*renew_seq), millis(*ttl)];
+                let mut with = vec![incarnation(), int8(*epoch), int8(*renew_seq), millis(*ttl)];
                 with.extend(self.sign(sign));
                 with
             }
-            Call::Acquire { epoch, ttl } => vec![int8(*epoch), millis(*ttl)],
+            Call::Acquire { epoch, ttl } => vec![incarnation(), int8(known.epoch), int8(*epoch), millis(*ttl)],
             Call::Takeover { epoch, renew_seq, evidence, ttl, vacate } => {
-                vec![int8(*epoch), int8(*renew_seq), text(evidence.as_str()), millis(*ttl), own(*vacate, Type::BOOL)]
+                vec![
+                    incarnation(),
+                    int8(known.epoch),
+                    int8(*epoch),
+                    int8(*renew_seq),
+                    text(evidence.as_str()),
+                    millis(*ttl),
+                    own(*vacate, Type::BOOL),
+                ]
             }
             Call::Expect { epoch, expected } => vec![int8(*epoch), own(*expected, Type::BOOL)],
             Call::Handover { epoch, ttl, otherwise, order } => vec![
+                incarnation(),
+                int8(known.epoch),
                 int8(*epoch),
                 millis(*ttl),
                 text(order.to_pod.clone()),

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use pollux_clock::BootInstant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -70,7 +69,7 @@ pub struct Holder {
 }
 
 /// Whether PostgreSQL answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DatabaseState {
     /// The first connection is being made.
     #[default]
@@ -91,7 +90,7 @@ pub enum DatabaseState {
 }
 
 /// Hot settings: written by the controller, they reach every agent of a resource within a second and without a restart.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub struct Settings {
     /// The resource's generation that they were made from.
     pub generation: i64,
@@ -102,7 +101,7 @@ pub struct Settings {
 }
 
 /// Something that was asked of the agents of a resource. A row that stays until it is replaced: `id` tells a new one apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// Made up by who asks.
@@ -112,7 +111,7 @@ pub struct Request {
 }
 
 /// How a process came to lead.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Takeover {
     /// The epoch that began with it.
     pub epoch: i64,
@@ -122,8 +121,6 @@ pub struct Takeover {
     pub evidence: Evidence,
     /// When, by this process's clock.
     pub at: BootInstant,
-    /// When, by this process's wall clock.
-    pub time: Timestamp,
 }
 
 /// What allowed a process to become the holder.
@@ -169,7 +166,7 @@ pub enum Reason {
 }
 
 /// An order to [`crate::Lease::hand_over`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HandOver {
     /// Why. A handover for [`Reason::PodDeleted`] to another revision is logged as [`Reason::Rollout`].
     pub reason: Reason,
@@ -186,7 +183,7 @@ pub struct HandOver {
 }
 
 /// What became of a handover.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HandedOver {
     /// A successor holds the lease.
     To {

@@ -88,7 +88,7 @@ async fn an_agents_role_executes_functions_and_reads_no_table() {
         "DELETE FROM pollux.handover",
         "SELECT pollux.let_go(l, '', 0, '') FROM pollux.lease l",
         "SELECT pollux.put_setting('c', 'shop', 'echo', 1, NULL, '{}')",
-        "SELECT pollux.note(1, '', '', 1, true, true, '{}', '{}')",
+        "SELECT pollux.note('', 1, '', '', 1, true, true, '{}', '{}')",
         "CREATE TABLE pollux.mine (n int)",
     ] {
         let e = client.batch_execute(refused).await.expect_err(refused);
@@ -242,10 +242,10 @@ async fn the_log_of_handovers_is_bounded() {
     leads(&a).await;
     let client = db.client().await;
     client
-        .batch_execute("SELECT pollux.log(l, e, 'Manual', 'free', NULL, NULL, NULL, NULL) FROM pollux.lease l, generate_series(2, 200) e")
+        .batch_execute("SELECT pollux.log(l, e * 7, 'Manual', 'free', NULL, NULL, NULL, NULL) FROM pollux.lease l, generate_series(2, 300) e")
         .await
         .unwrap();
-    until(&client, "the newest 50 stay", "SELECT count(*) = 50 AND max(epoch) = 200 FROM pollux.handover").await;
+    until(&client, "the newest 200 stay", "SELECT count(*) = 200 AND max(epoch) = 2100 FROM pollux.handover").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ fn behind(proxy: &Proxy, db: &Db, pod: &str) -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_the_database_changes_no_leader() {
+async fn a_restart_of_the_database_within_the_fence_changes_nothing() {
     for how in [Some(Stop::Fast), Some(Stop::Immediate), None] {
         let server = Server::start(&Options::default()).unwrap();
         let db = Db::on(&server).await;
@@ -30,24 +30,49 @@ async fn a_restart_of_the_database_changes_no_leader() {
         let b = db.agent("b");
         Recorder::new(beliefs.path(), "b").follow(&b);
         stands_by(&b).await;
-        match how {
-            Some(how) => server.stop(how).unwrap(),
-            None => server.kill().unwrap(),
-        }
+        stop(&server, how);
         see(&a, "a notices", |view| !view.database.is_up()).await;
         assert!(a.view().borrow().role.may_poll(BootInstant::now()), "it leads until its fence");
-        // Longer than the TTL: everybody's lease has run out when it comes back.
-        let view = see(&a, "the fence passes", |view| view.role == Role::Standby).await;
-        assert!(!view.database.is_up());
-        let run_out = BootInstant::now() + TTL;
-        see(&b, "b waits too", |view| !view.database.is_up()).await;
-        while BootInstant::now() < run_out {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
         server.start_again().unwrap();
-        assert_eq!(leads(&a).await, 1, "the same leader, the same epoch");
-        verdict(beliefs.path(), &[1], 2).await;
+        let up = BootInstant::now();
+        see(&a, "a renews", |view| view.role.epoch() == Some(1) && view.last_answer.is_some_and(|at| at > up)).await;
+        see(&b, "b is back", |view| view.database.is_up()).await;
+        // As long as anybody could be tempted to take it.
+        let client = db.client().await;
+        let seq: i64 = client.query_one("SELECT renew_seq FROM pollux.lease", &[]).await.unwrap().get(0);
+        until(&client, "it renews", &format!("SELECT renew_seq > {} FROM pollux.lease", seq + 8)).await;
+        verdict(beliefs.path(), &[1], 1).await;
     }
+}
+
+fn stop(server: &Server, how: Option<Stop>) {
+    match how {
+        Some(how) => server.stop(how).unwrap(),
+        None => server.kill().unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_that_outlives_every_fence_the_row_is_doubted_and_the_same_leader_goes_first() {
+    let server = Server::start(&Options::default()).unwrap();
+    let db = Db::on(&server).await;
+    let beliefs = tempfile::tempdir().unwrap();
+    let a = db.agent("a");
+    Recorder::new(beliefs.path(), "a").follow(&a);
+    leads(&a).await;
+    let b = db.agent("b");
+    Recorder::new(beliefs.path(), "b").follow(&b);
+    stands_by(&b).await;
+    stop(&server, None);
+    see(&a, "the fence passes", |view| view.role == Role::Standby).await;
+    server.start_again().unwrap();
+    let up = BootInstant::now();
+    let epoch = leads(&a).await;
+    let took = BootInstant::now() - up;
+    assert!(epoch > 1, "what the server may have forgotten is below it");
+    assert!(took >= TTL * 5 / 4, "any fence that was forgotten has passed: {took:?}");
+    assert!(took < TTL * 5 / 4 + Duration::from_secs(4), "{took:?}");
+    verdict(beliefs.path(), &[1, epoch], 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

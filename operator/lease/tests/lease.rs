@@ -340,7 +340,7 @@ async fn a_handover_waits_for_the_beat_of_a_better_revision() {
         let client = &client;
         async move {
             let order = format!(
-                "SELECT pollux.handover(4242, l.server, l.token_digest, l.holder, l.epoch, 2000, NULL, '{otherwise}', 'PodDeleted',
+                "SELECT pollux.handover(4242, l.server, l.token_digest, l.holder, l.incarnation, l.epoch, l.epoch, 2000, NULL, '{otherwise}', 'PodDeleted',
                                         NULL, NULL) ->> 'done' FROM pollux.lease l"
             );
             let done: String = client.query_one(&order, &[]).await.unwrap().get(0);
@@ -369,7 +369,8 @@ async fn a_revision_that_may_not_lead_neither_acquires_nor_takes_over() {
     // The statement refuses it too, whatever the process thinks.
     let refused = client
         .query_one(
-            "SELECT pollux.takeover(4242, 'https://api.telegram.org', l.token_digest, c.id, l.epoch, l.renew_seq, 'ttl', 1000, false)
+            "SELECT pollux.takeover(4242, 'https://api.telegram.org', l.token_digest, c.id, l.incarnation, l.epoch,
+                                    l.epoch, l.renew_seq, 'ttl', 1000, false)
                     ->> 'done' FROM pollux.lease l, pollux.candidate c WHERE c.pod = 'old'",
             &[],
         )

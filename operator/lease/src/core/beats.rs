@@ -8,7 +8,7 @@ use pollux_clock::BootInstant;
 /// A handover names a beat younger than 300 ms; what is older than this many is never asked for.
 const REMEMBERED: usize = 64;
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Beats {
     number: i64,
     sent: VecDeque<(i64, BootInstant)>,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use super::{AFTER_OUTAGE, BLIND_BEAT, Call, Core, PRECEDENCE, QUICK_BEAT, SLACK};
+use super::{AFTER_OUTAGE, BLIND_BEAT, Call, Core, PRECEDENCE, QUICK_BEAT, Rule};
 use crate::view::{DatabaseState, Evidence};
 
 /// A state of somebody else's (or nobody's) row, and since when it has been seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Observed {
     epoch: i64,
     renew_seq: i64,
@@ -50,7 +50,11 @@ impl Core {
         }
         let row = self.row.as_ref()?;
         let (epoch, renew_seq, ttl) = (row.epoch, row.renew_seq, self.ttl());
-        if row.holder.is_some() && (self.given_up() || self.predecessor()) {
+        if let Some(until) = self.doubt.filter(|until| now < *until) {
+            self.wake_by(until);
+            return None;
+        }
+        if row.holder.is_some() && (self.given_up() || self.forgotten() || self.predecessor()) {
             let vacate = !self.can_lead();
             return Some(Call::Takeover { epoch, renew_seq, evidence: Evidence::Pod, ttl, vacate });
         }
@@ -61,8 +65,10 @@ impl Core {
         let (due, call) = if row.holder.is_none() {
             (seen + self.precedence(), Call::Acquire { epoch, ttl })
         } else {
-            let silent = row.ttl() + row.ttl() / 100 + SLACK + self.precedence();
-            let due = (seen + silent).max(self.no_takeover_before);
+            let written = if self.keeps(Rule::SilenceOfTheWrittenTtl) { row.ttl() } else { ttl };
+            // In doubt the holder goes first.
+            let grace = self.doubt.map_or(BootInstant::ZERO, |until| until + PRECEDENCE);
+            let due = (seen + self.timing.silence(written) + self.precedence()).max(self.no_takeover_before).max(grace);
             (due, Call::Takeover { epoch, renew_seq, evidence: Evidence::Ttl, ttl, vacate: false })
         };
         if now < due {
@@ -81,13 +87,13 @@ impl Core {
     fn predecessor(&self) -> bool {
         let mine = &self.me.replica.pod_uid;
         self.me.file_lock
-            && self.locked
+            && (self.locked || !self.keeps(Rule::ThePodsLock))
             && !mine.is_empty()
             && self.row.as_ref().is_some_and(|row| row.locked && row.replica.pod_uid == *mine && !self.is_me(row))
     }
 
     fn can_lead(&self) -> bool {
-        self.shows_ready() && !self.ending && self.rank().is_some()
+        self.shows_ready() && !self.ending && (self.rank().is_some() || !self.keeps(Rule::EligibleOnly))
     }
 
     /// Our revision's place in the order of those that may lead.

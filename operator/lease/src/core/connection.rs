@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use super::{Call, Core};
+use super::{Call, Core, Rule};
 use crate::view::DatabaseState;
 
 // === impl Core ===
@@ -26,8 +26,13 @@ impl Core {
         self.connected = false;
         self.outage = true;
         self.fault(error, now);
-        if let (Some((Call::Handover { .. }, _)), Some(giving)) = (self.in_flight.take(), &mut self.giving) {
+        let lost = self.in_flight.take().map(|(statement, _)| statement.call);
+        if let (Some(Call::Handover { .. }), Some(giving)) = (lost, &mut self.giving) {
             giving.maybe_done = true;
+            if !self.keeps(Rule::EndedForGood) {
+                self.ended = 0;
+                self.giving = None;
+            }
         }
     }
 
@@ -35,10 +40,10 @@ impl Core {
     pub(super) fn refused(&mut self, error: String, another_token: bool, now: BootInstant) {
         const FIRST: Duration = Duration::from_millis(50);
         const LAST: Duration = Duration::from_secs(2);
-        match self.in_flight.take() {
-            Some((Call::Gap { .. }, _)) => drop(self.gaps.pop_front()), // nice to have, not worth a second try
+        match self.in_flight.take().map(|(statement, _)| statement.call) {
+            Some(Call::Gap { .. }) => drop(self.gaps.pop_front()), // nice to have, not worth a second try
             // Nothing more to prove with the old token. Beats with the new one adopt a lease that nobody keeps alive.
-            Some((Call::Rotate, _)) if another_token => self.rotating = false,
+            Some(Call::Rotate) if another_token => self.rotating = false,
             _ => {}
         }
         self.beats.again();

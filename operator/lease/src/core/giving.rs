@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use super::{Action, Call, Core, FIRST_GRANT, Otherwise};
+use super::{Action, Call, Core, Otherwise, Rule};
 use crate::view::{HandOver, HandedOver, Reason};
 
 /// How long a handover looks for a successor with a fresh beat.
@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A handover that is not over yet.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Giving {
     order: HandOver,
     epoch: i64,
@@ -66,7 +66,7 @@ impl Core {
     }
 
     fn start(&mut self, order: HandOver, epoch: i64, settled: bool, now: BootInstant) {
-        if !order.only_to_successor {
+        if !order.only_to_successor && self.keeps(Rule::EndedWhenSent) {
             self.end(epoch);
         }
         self.giving = Some(Giving {
@@ -79,6 +79,11 @@ impl Core {
             maybe_done: false,
             settled,
         });
+    }
+
+    /// This epoch is to be given away, but no order was sent.
+    pub(super) fn not_given_yet(&self, epoch: i64) -> bool {
+        self.giving.as_ref().is_some_and(|giving| giving.epoch == epoch && !giving.sent)
     }
 
     /// The process ends with a lease in its hands.
@@ -99,6 +104,9 @@ impl Core {
     /// The next statement of a handover.
     pub(super) fn give(&mut self, now: BootInstant, actions: &mut Vec<Action>) -> Option<Call> {
         let giving = self.giving.as_ref()?;
+        if self.doubt.is_some() {
+            return None; // it is not certain that the lease is ours to give
+        }
         if now < giving.try_at {
             let at = giving.try_at;
             self.wake_by(at);
@@ -132,7 +140,7 @@ impl Core {
     }
 
     fn order(&mut self, otherwise: Otherwise) -> Call {
-        let ttl = self.ttl().min(FIRST_GRANT);
+        let ttl = self.ttl().min(self.timing.first_grant);
         let giving = self.giving.as_mut().expect("only called while there is one");
         giving.sent = true;
         Call::Handover { epoch: giving.epoch, ttl, otherwise, order: giving.order.clone() }

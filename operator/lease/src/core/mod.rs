@@ -55,7 +55,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use pollux_clock::BootInstant;
 use serde_json::Value;
 
@@ -65,9 +64,15 @@ mod beats;
 mod candidate;
 mod connection;
 mod giving;
+mod incarnation;
 mod next;
+mod rules;
 mod types;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod server;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -75,32 +80,27 @@ mod tests;
 
 use beats::Beats;
 use giving::Giving;
-pub(crate) use types::{Action, Answer, Call, Event, Me, Row, Sign};
+use rules::{Rule, Timing};
+pub(crate) use types::{Action, Answer, Call, Event, Known, Me, Row, Sign, Statement};
 use types::{Heir, Otherwise};
 
-/// Share of the TTL by which a leader stops early: the drift of two quartz clocks against each other is below 0.02 %, that of
-/// two virtual machines under load has been seen at 1 %.
-const DRIFT_PERCENT: u32 = 2;
-/// What a leader stops early in any case: from the check of the fence to the effect at the peer.
-const MARGIN: Duration = Duration::from_millis(50);
-/// What a candidate waits beyond the TTL, besides 1 % of it.
-const SLACK: Duration = Duration::from_millis(20);
-/// The TTL of a handover: what a successor that died in the last 300 ms costs.
-const FIRST_GRANT: Duration = Duration::from_secs(2);
 /// How often candidates beat while a handover is expected.
 const QUICK_BEAT: Duration = Duration::from_millis(150);
 /// How often they beat where no notification arrives.
 const BLIND_BEAT: Duration = Duration::from_millis(250);
 /// How long a candidate of the second choice lets the first choice go ahead.
 const PRECEDENCE: Duration = Duration::from_millis(150);
-/// Shortest time that a holder gets to renew after an outage of the database.
+/// Shortest time that a holder gets to renew after an outage of the way to the database.
 const AFTER_OUTAGE: Duration = Duration::from_secs(2);
 
 /// One bot's lease, as one process keeps it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Core {
     me: Me,
     default_ttl: Duration,
+    timing: Timing,
+    #[cfg(test)]
+    without: Option<Rule>,
     // what the agent says
     ready: bool,
     locked: bool,
@@ -115,9 +115,14 @@ pub(crate) struct Core {
     database: DatabaseState,
     outage: bool,
     no_takeover_before: BootInstant,
-    in_flight: Option<(Call, BootInstant)>,
+    in_flight: Option<(Statement, BootInstant)>,
     hold_off: Option<(BootInstant, Duration)>,
     // what was read
+    known: Known,
+    /// The row may have been forgotten, and we cannot tell: until then nobody takes it.
+    doubt: Option<BootInstant>,
+    /// No fence of a row that we have seen ends after this.
+    fences_end: BootInstant,
     row: Option<Row>,
     registered: bool,
     settings: Option<Settings>,
@@ -128,6 +133,8 @@ pub(crate) struct Core {
     observed: Option<candidate::Observed>,
     // leadership
     lead: Option<Lead>,
+    /// The last fence that was confirmed, also of an epoch that was given up since.
+    confirmed: Option<Lead>,
     led: Option<(i64, BootInstant)>,
     ended: i64,
     renew_at: BootInstant,
@@ -143,7 +150,7 @@ pub(crate) struct Core {
     wake_at: Option<BootInstant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Lead {
     epoch: i64,
     fence: BootInstant,
@@ -158,6 +165,9 @@ impl Core {
             locked: !me.file_lock,
             me,
             default_ttl,
+            timing: Timing::PRODUCTION,
+            #[cfg(test)]
+            without: None,
             ready: false,
             leaving: None,
             report: Value::Object(serde_json::Map::new()),
@@ -171,6 +181,9 @@ impl Core {
             no_takeover_before: BootInstant::ZERO,
             in_flight: None,
             hold_off: None,
+            known: Known::default(),
+            doubt: None,
+            fences_end: BootInstant::ZERO,
             row: None,
             registered: false,
             settings: None,
@@ -180,6 +193,7 @@ impl Core {
             last_answer: None,
             observed: None,
             lead: None,
+            confirmed: None,
             led: None,
             ended: 0,
             renew_at: BootInstant::ZERO,
@@ -202,7 +216,7 @@ impl Core {
             Event::Up { wakes } => self.connected(wakes, now),
             Event::Down { error } => self.disconnected(error, now),
             Event::Blind => self.wakes = false,
-            Event::Woken => self.woken = true,
+            Event::Woken => self.woken(now),
             Event::Answered(answer) => self.answered(*answer, now, &mut actions),
             Event::Refused { error, another_token } => self.refused(error, another_token, now),
             Event::Ready(ready) => {
@@ -294,7 +308,7 @@ impl Core {
     // === answers ===
 
     fn answered(&mut self, answer: Answer, now: BootInstant, actions: &mut Vec<Action>) {
-        let Some((call, sent)) = self.in_flight.take() else { return };
+        let Some((statement, sent)) = self.in_flight.take() else { return };
         self.last_answer = Some(now);
         self.hold_off = None;
         self.database = DatabaseState::Up { wakes: self.wakes };
@@ -303,9 +317,11 @@ impl Core {
         self.heir = answer.heir;
         self.registered = answer.registered;
         self.row = answer.lease;
+        self.recollect(answer.incarnation, now);
         self.observe(now);
         self.stand_down();
-        match call {
+        let sent = if self.keeps(Rule::FenceFromSending) { sent } else { now };
+        match statement.call {
             Call::Renew { ttl, .. } if answer.done => self.lead_until(sent, ttl, None, now),
             // A renewal that was given up has been carried out after all: with the row's number at once again.
             Call::Renew { .. } => self.renew_at = now,
@@ -326,6 +342,9 @@ impl Core {
     /// The row decides who leads, not we.
     fn stand_down(&mut self) {
         let (Some(lead), Some(row)) = (self.lead, &self.row) else { return };
+        if !self.keeps(Rule::TheRowDecides) {
+            return;
+        }
         if row.epoch != lead.epoch || !self.is_me(row) {
             self.lead = None;
         }
@@ -337,15 +356,17 @@ impl Core {
         let epoch = row.epoch;
         if let Some(evidence) = became {
             let from = Some(self.former_pod.clone()).filter(|pod| !pod.is_empty());
-            self.takeover = Some(Takeover { epoch, from, evidence, at: now, time: Timestamp::now() });
+            self.takeover = Some(Takeover { epoch, from, evidence, at: now });
             self.began = Some(epoch);
         }
         if epoch <= self.ended || (self.led.is_none_or(|(led, _)| led != epoch) && !self.can_start(epoch)) {
             return;
         }
-        let fence = fence(sent, ttl);
+        let ttl = if self.keeps(Rule::FenceFromTheWrittenTtl) { ttl } else { self.ttl() };
+        let fence = self.timing.fence(sent, ttl);
         if now < fence {
             self.lead = Some(Lead { epoch, fence });
+            self.confirmed = self.lead;
             if self.led.is_none_or(|(led, _)| led != epoch) {
                 self.led = Some((epoch, now));
             }
@@ -356,13 +377,14 @@ impl Core {
     fn arrived(&mut self, now: BootInstant) {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
         let (epoch, ttl, grant) = (row.epoch, row.ttl(), row.grant_beat);
-        if epoch <= self.ended || self.led.is_some_and(|(led, _)| led == epoch) {
+        if epoch <= self.ended || self.led.is_some_and(|(led, _)| led == epoch) || self.doubt.is_some() {
             return;
         }
         if !self.can_start(epoch) {
             return self.hand_on(epoch, now);
         }
         if let Some(sent) = grant.and_then(|beat| self.beats.sent(beat)) {
+            let sent = if self.keeps(Rule::GrantFromTheBeat) { sent } else { now };
             self.lead_until(sent, ttl, Some(Evidence::Handover), now);
             self.renew_at = now;
         } else if grant.is_none() && self.takeover.as_ref().is_none_or(|t| t.epoch != epoch) {
@@ -401,6 +423,15 @@ impl Core {
         }
     }
 
+    /// A notification: a reason to look, and no more than that.
+    fn woken(&mut self, now: BootInstant) {
+        self.woken = true;
+        if !self.keeps(Rule::NotificationsGrantNothing) {
+            let epoch = self.row.as_ref().map_or(0, |row| row.epoch) + 1;
+            self.lead = Some(Lead { epoch, fence: now + self.timing.first_grant });
+        }
+    }
+
     fn first_poll(&mut self, at: BootInstant) {
         self.gaps.extend(self.began.take().map(|epoch| (epoch, at)));
     }
@@ -408,9 +439,4 @@ impl Core {
     fn shows_ready(&self) -> bool {
         self.ready && self.locked && self.leaving.is_none()
     }
-}
-
-/// The instant from which a lease that was written by a statement sent at `sent` may not be relied on.
-fn fence(sent: BootInstant, ttl: Duration) -> BootInstant {
-    sent + ttl.saturating_sub(ttl * DRIFT_PERCENT / 100 + MARGIN)
 }

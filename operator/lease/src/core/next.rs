@@ -2,7 +2,7 @@
 
 use pollux_clock::BootInstant;
 
-use super::{Action, Call, Core, Sign, fence};
+use super::{Action, Call, Core, Rule, Sign, Statement};
 
 // === impl Core ===
 
@@ -21,8 +21,9 @@ impl Core {
         }
         if let Some(call) = self.next_call(now, actions) {
             self.sending(&call, now);
-            actions.push(Action::Send(call.clone()));
-            self.in_flight = Some((call, now));
+            let statement = Statement { call, known: self.known.clone() };
+            actions.push(Action::Send(statement.clone()));
+            self.in_flight = Some((statement, now));
         }
     }
 
@@ -72,7 +73,8 @@ impl Core {
     }
 
     fn renewal(&mut self, now: BootInstant) -> Option<Call> {
-        if !self.holds_open() {
+        // In doubt it is not certain that the row is ours: it is taken anew, when nobody else can rely on it any more.
+        if !self.holds_open() || self.doubt.is_some() {
             return None;
         }
         let row = self.row.as_ref()?;
@@ -89,12 +91,15 @@ impl Core {
         match call {
             Call::Renew { ttl, .. } => {
                 self.renew_at = now + *ttl / 5;
-                if let Some(lead) = &mut self.lead {
-                    lead.fence = lead.fence.min(fence(now, *ttl).max(now));
+                let shorter = self.timing.fence(now, *ttl).max(now);
+                if self.keeps(Rule::AShorterTtlCountsAtOnce) {
+                    for lead in [&mut self.lead, &mut self.confirmed].into_iter().flatten() {
+                        lead.fence = lead.fence.min(shorter);
+                    }
                 }
             }
             Call::Acquire { ttl, .. } | Call::Takeover { ttl, .. } => self.renew_at = now + *ttl / 5,
-            Call::Handover { epoch, .. } => self.end(*epoch),
+            Call::Handover { epoch, .. } if self.keeps(Rule::EndedWhenSent) => self.end(*epoch),
             _ => {}
         }
         // Each answer shows the row; what woke us is answered by it.

@@ -32,6 +32,7 @@ fn row(holder: Option<&str>, epoch: i64, renew_seq: i64) -> Row {
     Row {
         epoch,
         renew_seq,
+        settled: true,
         ttl_ms: 10_000,
         holder: holder.map(str::to_owned),
         replica: replica(holder.unwrap_or("nobody")),
@@ -74,7 +75,7 @@ impl Rig {
     fn step(&mut self, event: Event) {
         for action in self.core.step(event, self.now) {
             match action {
-                Action::Send(call) => self.sent = Some(call),
+                Action::Send(statement) => self.sent = Some(statement.call),
                 Action::Settle(outcome) => self.settled.push(outcome),
                 Action::Done => {}
             }

@@ -10,7 +10,7 @@ use crate::identity::{HolderId, Replica};
 use crate::view::{Evidence, HandOver, HandedOver, Request, Settings};
 
 /// Who this process is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Me {
     pub(crate) id: HolderId,
     pub(crate) replica: Replica,
@@ -19,7 +19,7 @@ pub(crate) struct Me {
 }
 
 /// What happened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// Nothing but time has passed.
     Tick,
@@ -56,18 +56,34 @@ pub(crate) enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Send this statement. The reading of the clock that went into the step is the one it is dated with.
-    Send(Call),
+    Send(Statement),
     /// Whoever waits for a handover is to be told.
     Settle(HandedOver),
     /// The process has signed off.
     Done,
 }
 
+/// A call, and what its caller takes for granted: the server compares it with what is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Statement {
+    pub(crate) call: Call,
+    pub(crate) known: Known,
+}
+
+/// What a process knows of the server's past.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Known {
+    /// The incarnation of the server that answered last; empty before the first answer.
+    pub(crate) incarnation: String,
+    /// The highest epoch ever seen.
+    pub(crate) epoch: i64,
+}
+
 /// A sign of life, with what may have changed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sign {
     pub(crate) beat: i64,
     pub(crate) ready: bool,
@@ -76,8 +92,8 @@ pub(crate) struct Sign {
     pub(crate) report: Option<Value>,
 }
 
-/// A statement.
-#[derive(Clone, Debug, PartialEq)]
+/// What is asked of the server: the name of a function and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Call {
     Look,
     Beat(Sign),
@@ -92,7 +108,7 @@ pub(crate) enum Call {
 }
 
 /// What a handover does when no successor has a fresh beat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Otherwise {
     /// Nothing.
     Keep,
@@ -103,10 +119,13 @@ pub(crate) enum Otherwise {
 }
 
 /// What every statement is answered with.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Answer {
     /// The statement did what it is for.
     pub(crate) done: bool,
+    /// The server since its last start: with every other one it may have forgotten what it once confirmed.
+    #[serde(default)]
+    pub(crate) incarnation: String,
     /// The row of this agent is there.
     #[serde(default)]
     pub(crate) registered: bool,
@@ -121,10 +140,13 @@ pub(crate) struct Answer {
 }
 
 /// The lease's row.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Row {
     pub(crate) epoch: i64,
+    /// Rises with every change that a fence depends on.
     pub(crate) renew_seq: i64,
+    /// It was last written in this incarnation of the server, by somebody who had a right to.
+    pub(crate) settled: bool,
     pub(crate) ttl_ms: u32,
     pub(crate) holder: Option<String>,
     pub(crate) locked: bool,
@@ -136,7 +158,7 @@ pub(crate) struct Row {
 }
 
 /// Who would get the lease now.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub(crate) struct Heir {
     pub(crate) pod: String,
     /// Its beat is young enough for a handover.

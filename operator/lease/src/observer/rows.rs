@@ -31,31 +31,31 @@ SELECT jsonb_build_object(
             'party', pollux.party(c), 'ready', c.ready, 'leaving', c.leaving,
             'age_us', greatest(0, extract(epoch FROM clock_timestamp() - c.beat_at) * 1000000)::bigint, 'report', c.report)
             ORDER BY c.pod, c.id), '[]')
-        FROM pollux.candidate c WHERE c.bot_id = l.bot_id AND c.server = l.server),
+        FROM pollux.candidate c WHERE c.tenant = l.tenant AND c.bot_id = l.bot_id AND c.server = l.server),
     'last_handover', (SELECT jsonb_build_object(
             'epoch', h.epoch, 'at', (extract(epoch FROM h.at) * 1000000)::bigint, 'from', h.from_party, 'to', h.to_party,
             'reason', h.reason, 'evidence', h.evidence, 'drain_ms', h.drain_ms, 'drain_outcome', h.drain_outcome,
             'gap_us', h.old_us + coalesce(h.idle_us, 0) + h.new_us)
-        FROM pollux.handover h WHERE h.bot_id = l.bot_id AND h.server = l.server ORDER BY h.epoch DESC LIMIT 1),
+        FROM pollux.handover h WHERE h.tenant = l.tenant AND h.bot_id = l.bot_id AND h.server = l.server ORDER BY h.epoch DESC LIMIT 1),
     'setting', (SELECT jsonb_build_object('generation', t.generation, 'eligible', t.eligible, 'json', t.json)
         FROM pollux.setting t WHERE t.cluster = $1 AND t.namespace = $2 AND t.name = $3),
     'request', (SELECT jsonb_build_object('id', r.id, 'toPod', r.to_pod)
         FROM pollux.request r WHERE r.cluster = $1 AND r.namespace = $2 AND r.name = $3))
-FROM pollux.lease l JOIN mine USING (bot_id, server)"
+FROM pollux.lease l JOIN mine USING (tenant, bot_id, server)"
         )
     };
 }
 
 /// The bot of the resource's newest agent.
 pub(super) const BY_CANDIDATE: &str = view_of!(
-    "SELECT c.bot_id, c.server FROM pollux.candidate c WHERE c.cluster = $1 AND c.namespace = $2 AND c.name = $3
+    "SELECT c.tenant, c.bot_id, c.server FROM pollux.candidate c WHERE c.cluster = $1 AND c.namespace = $2 AND c.name = $3
      ORDER BY c.beat_at DESC LIMIT 1"
 );
 
 /// The bot whose last holder was of this resource. No index serves it, because holders change; it is asked when no agent is
 /// there.
 pub(super) const BY_LEASE: &str = view_of!(
-    "SELECT o.bot_id, o.server FROM pollux.lease o WHERE o.cluster = $1 AND o.namespace = $2 AND o.name = $3
+    "SELECT o.tenant, o.bot_id, o.server FROM pollux.lease o WHERE o.cluster = $1 AND o.namespace = $2 AND o.name = $3
      ORDER BY coalesce(o.since, o.released_at) DESC NULLS LAST LIMIT 1"
 );
 
@@ -64,7 +64,7 @@ pub(super) const FINGERPRINTS: &str = "
 SELECT c.cluster, c.namespace, c.name,
        md5(string_agg(concat_ws('|', c.id, c.ready, c.leaving, c.beat_at < clock_timestamp() - interval '5 s', md5(c.report::text),
            l.epoch, l.holder, l.handover_expected, l.expires_at < clock_timestamp()), ',' ORDER BY c.id))
-  FROM pollux.candidate c JOIN pollux.lease l USING (bot_id, server)
+  FROM pollux.candidate c JOIN pollux.lease l USING (tenant, bot_id, server)
  GROUP BY c.cluster, c.namespace, c.name";
 
 #[derive(Debug, Deserialize)]

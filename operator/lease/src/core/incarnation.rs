@@ -1,0 +1,57 @@
+//! A server that may have forgotten: a standby that lagged, a restored snapshot, a crash that lost the last commits.
+//!
+//! The server's incarnation is named after its start, so each of these shows. The row as it is then may be older than what
+//! some process relies on, and nobody can tell from the row. So it is *unsettled* until somebody has written it who knew:
+//!
+//! * A holder that hears of the new incarnation **before its fence** vouches for its row: as long as its fence holds nobody
+//!   else was given the lease, so nothing but its own renewals can have been forgotten. It renews, and all is as before.
+//! * Everybody else waits until every fence that was ever given must have passed (125 % of the longest TTL in use, on their
+//!   own clocks, from the moment they heard). Then the lease is taken by a new epoch, above all that may have been forgotten:
+//!   it goes on from the time in milliseconds, so two rollbacks to the same row do not grant the same epoch twice. A
+//!   holder that heard too late goes first, but needs a new epoch like anybody else.
+//!
+//! Every statement names the incarnation that its sender knew and is void in any other, because it may be carried out late.
+
+use pollux_clock::BootInstant;
+
+use super::{Core, Rule};
+
+// === impl Core ===
+
+impl Core {
+    /// An answer came from this incarnation.
+    pub(super) fn recollect(&mut self, incarnation: String, now: BootInstant) {
+        let Some(row) = &self.row else { return };
+        let settled = row.settled;
+        self.known.epoch = self.known.epoch.max(row.epoch);
+        let longest = row.ttl().max(self.ttl()).max(self.default_ttl);
+        self.fences_end = self.fences_end.max(now + row.ttl() * self.timing.doubt_percent / 100);
+        if self.known.incarnation != incarnation {
+            let until = self.fences_end.max(now + longest * self.timing.doubt_percent / 100);
+            let until = if self.keeps(Rule::DoubtIsWaitedOut) { until } else { now };
+            self.doubt = (!self.vouches(now)).then_some(until);
+            self.known.incarnation = incarnation;
+            if self.keeps(Rule::ObservedAnew) {
+                self.observed = None;
+            }
+            // Before the fence, if it is ours to vouch for.
+            self.renew_at = now;
+        }
+        if settled {
+            self.doubt = None;
+        }
+    }
+
+    /// The row is ours, and nobody else can have been given the lease: our fence holds, and we have not given it away.
+    fn vouches(&self, now: BootInstant) -> bool {
+        let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return false };
+        let kept = row.epoch > self.ended || self.not_given_yet(row.epoch);
+        let holds = self.confirmed.is_some_and(|last| last.epoch == row.epoch && now < last.fence);
+        kept && holds || !self.keeps(Rule::VouchedWithinTheFence)
+    }
+
+    /// The row is ours and cannot be trusted.
+    pub(super) fn forgotten(&self) -> bool {
+        self.doubt.is_some() && self.holds()
+    }
+}
