@@ -24,10 +24,11 @@ async fn a_restart_of_the_database_within_the_fence_changes_nothing() {
         let server = Server::start(&Options::default()).unwrap();
         let db = Db::on(&server).await;
         let beliefs = tempfile::tempdir().unwrap();
-        let a = db.agent("a");
+        let patient = |pod| ready(Config { default_ttl: Duration::from_secs(10), ..db.config(pod) });
+        let a = patient("a");
         Recorder::new(beliefs.path(), "a").follow(&a);
         leads(&a).await;
-        let b = db.agent("b");
+        let b = patient("b");
         Recorder::new(beliefs.path(), "b").follow(&b);
         stands_by(&b).await;
         stop(&server, how);
@@ -40,7 +41,7 @@ async fn a_restart_of_the_database_within_the_fence_changes_nothing() {
         // As long as anybody could be tempted to take it.
         let client = db.client().await;
         let seq: i64 = client.query_one("SELECT renew_seq FROM pollux.lease", &[]).await.unwrap().get(0);
-        until(&client, "it renews", &format!("SELECT renew_seq > {} FROM pollux.lease", seq + 8)).await;
+        until(&client, "it renews", &format!("SELECT renew_seq > {} FROM pollux.lease", seq + 2)).await;
         verdict(beliefs.path(), &[1], 1).await;
     }
 }

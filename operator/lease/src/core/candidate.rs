@@ -34,6 +34,14 @@ impl Core {
         }
     }
 
+    /// What a candidate would see that measures with a clock which was set.
+    #[cfg(test)]
+    pub(super) fn age_what_was_observed(&mut self, by: std::time::Duration) {
+        if let Some(observed) = &mut self.observed {
+            observed.since = observed.since.saturating_sub(by);
+        }
+    }
+
     /// Everybody's renewals failed during an outage: the holder gets a moment, or every restart of the database would change
     /// leaders.
     pub(super) fn grace_after_outage(&mut self, now: BootInstant) {

@@ -342,9 +342,6 @@ impl Core {
     /// The row decides who leads, not we.
     fn stand_down(&mut self) {
         let (Some(lead), Some(row)) = (self.lead, &self.row) else { return };
-        if !self.keeps(Rule::TheRowDecides) {
-            return;
-        }
         if row.epoch != lead.epoch || !self.is_me(row) {
             self.lead = None;
         }

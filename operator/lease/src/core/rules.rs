@@ -22,8 +22,6 @@ pub(super) enum Rule {
     EndedWhenSent,
     /// Also if no answer comes.
     EndedForGood,
-    /// A row that shows another holder or epoch ends leadership.
-    TheRowDecides,
     // === becoming the holder ===
     /// A successor's first fence is dated from its own beat that its predecessor saw.
     GrantFromTheBeat,

@@ -1,0 +1,132 @@
+//! The protocol holds, and without any one of its rules it does not: each is taken away, and the invariant that it is for falls.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::checks::Invariant;
+use super::{Act, Assumption, Cast, Deviation, Exploration};
+use crate::core::rules::{Rule, Timing};
+use Deviation::*;
+
+/// Longer than a leader's fence, a candidate's patience after it, and a doubt.
+const HORIZON: Duration = Duration::from_secs(36);
+
+/// Schedules by the invariant that falls; `depth` is how long they may be.
+fn explore(model: Exploration, depth: usize, enough: HasDiscoveries) -> (usize, BTreeMap<&'static str, Vec<Act>>) {
+    let checker = model.checker().threads(2).target_max_depth(depth).finish_when(enough).spawn_bfs().join();
+    let found = checker.discoveries().into_iter().map(|(name, path)| (name, path.into_actions())).collect();
+    (checker.unique_state_count(), found)
+}
+
+#[track_caller]
+fn holds(model: Exploration) -> usize {
+    let (states, found) = explore(model, usize::MAX, HasDiscoveries::AnyFailures);
+    assert!(found.is_empty(), "{found:#?}");
+    states
+}
+
+/// `invariant` is what the rule is for.
+#[track_caller]
+fn falls(invariant: Invariant, what: &str, model: Exploration) {
+    let name = invariant.name();
+    let (mut states, mut shortest) = (0, None::<Vec<Act>>);
+    // The checker remembers the last one that it met, so it is asked for a shorter one until there is none.
+    loop {
+        let depth = shortest.as_ref().map_or(usize::MAX, |acts| acts.len() + 1);
+        let (more, mut found) = explore(model.clone(), depth, HasDiscoveries::AnyOf([name].into()));
+        states += more;
+        match found.remove(name) {
+            Some(acts) => shortest = Some(acts),
+            None => break,
+        }
+    }
+    let Some(acts) = shortest else { panic!("nobody needs {what}: {states} states, and {name} stands") };
+    let story: Vec<_> = acts.iter().map(|act| format!("{act:?}")).collect();
+    println!("without {what} falls {name}:\n    {} ({states} states)", story.join(" "));
+}
+
+fn depth() -> u8 {
+    std::env::var("POLLUX_DEVIATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+fn without(rule: Rule, cast: Cast, deviations: u8, palette: &[Deviation]) -> Exploration {
+    let palette = palette.to_vec();
+    Exploration { without: Some(rule), palette, ..Exploration::safe(cast, deviations, HORIZON) }
+}
+
+macro_rules! variants {
+    ($($test:ident: $invariant:ident falls without $rule:ident, $cast:ident, $deviations:literal of $palette:expr;)*) => {
+        $(#[test]
+        fn $test() {
+            falls(Invariant::$invariant, stringify!($rule), without(Rule::$rule, Cast::$cast, $deviations, &$palette));
+        })*
+    };
+}
+
+variants! {
+    a_fence_dated_from_the_answer: I4 falls without FenceFromSending, Two, 2 of [Hold, Pause];
+    a_fence_of_the_setting_instead_of_the_written_ttl: I4 falls without FenceFromTheWrittenTtl, Two, 2 of [Pause, LongTtl];
+    a_fence_that_outlives_a_shorter_ttl: I4 falls without AShorterTtlCountsAtOnce, Two, 2 of [ShortTtl, Pause];
+    polling_on_after_the_order_was_sent: I7 falls without EndedWhenSent, Two, 1 of [Give];
+    polling_on_after_an_order_without_an_answer: I7 falls without EndedForGood, Two, 2 of [Give, Hold, Cut];
+    a_successors_fence_dated_from_the_notification: I4 falls without GrantFromTheBeat, Two, 2 of [GiveToSuccessor, Pause];
+    a_notification_that_grants: I1 falls without NotificationsGrantNothing, Two, 1 of [Forge];
+    a_candidate_with_a_ttl_of_its_own: I4 falls without SilenceOfTheWrittenTtl, Two, 2 of [Pause, ShortTtl];
+    a_second_process_in_the_pod_without_its_lock: I4 falls without ThePodsLock, Twins, 1 of [Pause];
+    a_revision_that_may_not_lead: I11 falls without EligibleOnly, Rejected, 1 of [Pause];
+    a_statement_of_an_earlier_incarnation: I5 falls without IncarnationIsCompared, Two, 2 of [Pause, Forget];
+    a_rollback_that_nobody_waits_out: I4 falls without DoubtIsWaitedOut, Two, 3 of [GiveToSuccessor, Pause, Restore];
+    vouching_after_the_fence: I5 falls without VouchedWithinTheFence, Two, 2 of [Cut, Forget];
+    evidence_from_before_a_rollback: I4 falls without ObservedAnew, Two, 2 of [Pause, Forget];
+    a_takeover_that_compares_no_number: I8 falls without TakeoverComparesNumber, Two, 2 of [Pause, Hold];
+    an_epoch_that_does_not_rise_in_the_same_pod: I3 falls without EpochRises, Two, 1 of [Die];
+    an_epoch_that_the_table_alone_remembers: I3 falls without EpochAboveTheForgotten, Two, 3 of [Give, Forget, Pause];
+}
+
+#[test]
+fn a_renewal_that_compares_no_number() {
+    let model = without(Rule::RenewComparesNumber, Cast::Two, 3, &[Hold, LongTtl, Pause]);
+    falls(Invariant::I4, "RenewComparesNumber", Exploration { ttl: Duration::from_secs(3), ..model });
+}
+
+#[test]
+fn a_clock_that_stops_in_suspend() {
+    let model = Exploration {
+        broken: Some(Assumption::ClockRunsInSuspend),
+        palette: vec![Pause],
+        ..Exploration::safe(Cast::Two, 1, HORIZON)
+    };
+    falls(Invariant::I4, "a clock that goes on in suspend", model);
+}
+
+#[test]
+fn a_candidate_that_measures_with_the_databases_clock() {
+    let model = Exploration {
+        broken: Some(Assumption::CandidatesOwnClock),
+        palette: vec![StepClock],
+        ..Exploration::safe(Cast::Two, 1, HORIZON)
+    };
+    falls(Invariant::I4, "a candidate's own clock", model);
+}
+
+#[test]
+fn a_constant_that_is_too_small() {
+    let timing = Timing { drift_percent: 0, ..Timing::PRODUCTION };
+    let model = Exploration { timing, palette: vec![Pause, Forge], ..Exploration::safe(Cast::Two, 2, HORIZON) };
+    falls(Invariant::I4, "a margin for drift", model);
+    let timing = Timing { doubt_percent: 50, ..Timing::PRODUCTION };
+    let model = Exploration {
+        timing,
+        palette: vec![GiveToSuccessor, Pause, Restore],
+        ..Exploration::safe(Cast::Two, 3, HORIZON)
+    };
+    falls(Invariant::I4, "a doubt that is long enough", model);
+}
+
+#[test]
+fn the_protocol_holds() {
+    let states = holds(Exploration::safe(Cast::Two, depth(), HORIZON));
+    println!("{states} states");
+}
