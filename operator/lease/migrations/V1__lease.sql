@@ -19,6 +19,8 @@ CREATE TABLE pollux.lease (
     holder            text,                        -- one run of an agent
     locked            boolean     NOT NULL DEFAULT false,  -- the holder has its pod's file lock
     grant_beat        bigint,                      -- the holder's beat that its first fence is dated from
+    session_key       bigint,                      -- of the lock by which the end of the holder's session shows
+    session_fence_ms  integer,                     -- how long the holder may act after a heartbeat on it
     since             timestamptz,
     expires_at        timestamptz,
     released_at       timestamptz,
@@ -223,6 +225,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'registered', c.id IS NOT NULL,
         'lease', jsonb_build_object(
             'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(), 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
+            'session', CASE WHEN l.session_key IS NOT NULL
+                            THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
             'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
             'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
             'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''), 'revision', coalesce(l.revision, '')),
@@ -313,7 +317,7 @@ RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pollux.enter_incarnation();
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
-           grant_beat = first_beat, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
+           grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
            released_at = NULL, handover_expected = false,
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
@@ -327,7 +331,7 @@ $$;
 CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE pollux.lease
-       SET holder = NULL, locked = false, grant_beat = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
+       SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
     SELECT pollux.log(l, l.epoch + 1, why, 'release',
@@ -400,7 +404,8 @@ BEGIN
 END $$;
 
 -- The holder goes on for `ttl`.
-CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text, e bigint, seq bigint, ttl integer, number bigint,
+CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text, e bigint, seq bigint, ttl integer,
+                             key bigint, fence integer, number bigint,
                              now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -411,6 +416,7 @@ BEGIN
     PERFORM pollux.authorise(t, b, s, digest);
     UPDATE pollux.lease
        SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
+           session_key = key, session_fence_ms = fence,
            expires_at = clock_timestamp() + ttl * interval '1 ms'
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq
        AND known = pollux.incarnation();
@@ -445,7 +451,8 @@ BEGIN
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
 
--- Takes the lease of a holder that is gone. Evidence `ttl` is the caller's own observation of (e, seq); `pod` is the file lock
+-- Takes the lease of a holder that is gone. Evidence `ttl` is the caller's own observation of (e, seq); `session` is that it was
+-- granted the lock under the key that this very state of the row names; `pod` is the file lock
 -- of its pod, or that it is the holder itself and wants a new epoch because of an order that may still be under way. With
 -- `vacate` the lease is only freed.
 CREATE FUNCTION pollux.takeover(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, seq bigint,
@@ -465,7 +472,8 @@ BEGIN
     IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
         OR known <> pollux.incarnation()
         OR NOT (vacate OR pollux.may_lead(c))
-        OR NOT (evidence = 'ttl' AND NOT vacate OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))
+        OR NOT (NOT vacate AND (evidence = 'ttl' OR evidence = 'session' AND l.session_key IS NOT NULL)
+                OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))
     THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use crate::core::{Action, Answer, Call, Core, Event, Statement};
 use crate::error::Error;
 use crate::filelock::FileLock;
+use crate::lane::Lane;
 use crate::lease::Command;
 use crate::metrics::Metrics;
 use crate::session::{News, Session, read_file};
@@ -43,6 +44,7 @@ pub(crate) struct Driver {
     pub(crate) end_by: Option<Instant>,
     pub(crate) attempts: u32,
     pub(crate) probe: Probe,
+    pub(crate) lane: Lane,
     pub(crate) own: mpsc::WeakUnboundedSender<Command>,
 }
 
@@ -83,6 +85,7 @@ enum Happened {
     Opened(Result<Open, Error>),
     News(Option<News>),
     Called(Box<Result<Answer, Error>>),
+    Lane(Event),
     Time,
     End,
 }
@@ -101,10 +104,14 @@ impl Driver {
                 Happened::Opened(result) => self.opened(result, &mut link),
                 Happened::News(news) => self.news(news, &mut link),
                 Happened::Called(result) => self.called(*result, &mut link),
+                Happened::Lane(event) => vec![event],
                 Happened::Time => self.time(&mut link),
             };
             let mut done = false;
             for event in events {
+                done |= self.step(event, &mut link);
+            }
+            if let Some(event) = self.lane.want(self.core.lane_wanted(), &self.database_file) {
                 done |= self.step(event, &mut link);
             }
             if done {
@@ -134,11 +141,14 @@ impl Driver {
             Link::Down(at) => Some(wake.map_or(*at, |wake| wake.min(*at))),
             _ => wake,
         };
+        let wake = [wake, self.lane.due()].into_iter().flatten().min();
         let end_by = self.end_by;
-        let commands = &mut self.commands;
+        let Self { commands, lane, .. } = self;
         tokio::select! {
             biased;
             () = until(end_by) => Happened::End,
+            // Before the statements: a heartbeat is what a leader lives by.
+            event = lane.next() => Happened::Lane(event),
             happened = connection(link) => happened,
             command = commands.recv() => Happened::Command(command),
             () = until(wake) => Happened::Time,
@@ -160,6 +170,7 @@ impl Driver {
                     }
                 }
                 Action::Send(statement) => self.send(statement, now, link),
+                Action::Ask(ask) => self.lane.ask(ask),
             }
         }
         false

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::core::{Core, Me};
 use crate::driver::{Driver, Probe};
 use crate::identity::{BotKey, HolderId, Replica, TokenDigest};
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::statements::Caller;
 use crate::view::{HandOver, HandedOver, View};
@@ -81,6 +82,7 @@ impl Lease {
             end_by: None,
             attempts: 0,
             probe: Probe::Wanted,
+            lane: Lane::default(),
             own: commands.downgrade(),
         };
         tokio::spawn(driver.run());

@@ -16,6 +16,7 @@ mod driver;
 mod error;
 mod filelock;
 mod identity;
+mod lane;
 mod lease;
 mod metrics;
 mod observer;

@@ -61,8 +61,10 @@ impl Caller {
         match call {
             Call::Look | Call::Depart => Vec::new(),
             Call::Beat(sign) => self.sign(sign),
-            Call::Renew { epoch, renew_seq, ttl, sign } => {
+            Call::Renew { epoch, renew_seq, ttl, session, sign } => {
+                let fence = session.map(|proof| i32::try_from(proof.fence_ms).unwrap_or(i32::MAX));
                 let mut with = vec![incarnation(), int8(*epoch), int8(*renew_seq), millis(*ttl)];
+                with.extend([int8(session.map(|proof| proof.key)), own(fence, Type::INT4)]);
                 with.extend(self.sign(sign));
                 with
             }

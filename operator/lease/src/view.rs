@@ -135,6 +135,8 @@ pub enum Evidence {
     Ttl,
     /// The holder was an earlier process of this very pod, and this one has its file lock.
     Pod,
+    /// The holder's session had ended, and the time had passed for which it could act without it.
+    Session,
 }
 
 /// Why the leader changed. The words are those of `status.lastHandover.reason`.
@@ -265,6 +267,7 @@ impl Evidence {
             Self::Handover => "handover",
             Self::Ttl => "ttl",
             Self::Pod => "pod",
+            Self::Session => "session",
         }
     }
 }

@@ -77,8 +77,17 @@ impl Core {
             // In doubt the holder goes first.
             let grace = self.doubt.map_or(BootInstant::ZERO, |until| until + PRECEDENCE);
             let due = (seen + self.timing.silence(written) + self.precedence()).max(self.no_takeover_before).max(grace);
+            let ended = self.session_evidence().map(|at| at + self.precedence());
+            if let Some(at) = ended.filter(|at| *at < due) {
+                let call = self.takeover_by_session(epoch, renew_seq);
+                return self.when(at, call, now);
+            }
             (due, Call::Takeover { epoch, renew_seq, evidence: Evidence::Ttl, ttl, vacate: false })
         };
+        self.when(due, call, now)
+    }
+
+    fn when(&mut self, due: BootInstant, call: Call, now: BootInstant) -> Option<Call> {
         if now < due {
             self.wake_by(due);
             return None;
@@ -100,7 +109,7 @@ impl Core {
             && self.row.as_ref().is_some_and(|row| row.locked && row.replica.pod_uid == *mine && !self.is_me(row))
     }
 
-    fn can_lead(&self) -> bool {
+    pub(super) fn can_lead(&self) -> bool {
         self.shows_ready() && !self.ending && (self.rank().is_some() || !self.keeps(Rule::EligibleOnly))
     }
 

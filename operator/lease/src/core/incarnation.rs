@@ -33,6 +33,7 @@ impl Core {
             self.known.incarnation = incarnation;
             if self.keeps(Rule::ObservedAnew) {
                 self.observed = None;
+                self.forget_what_was_tried();
             }
             // Before the fence, if it is ours to vouch for.
             self.renew_at = now;

@@ -63,6 +63,7 @@ use crate::view::{DatabaseState, Evidence, Holder, Role, Settings, Takeover, Vie
 mod beats;
 mod candidate;
 mod connection;
+mod fast;
 mod giving;
 mod incarnation;
 mod next;
@@ -79,9 +80,10 @@ mod simulation;
 mod tests;
 
 use beats::Beats;
+use fast::Lane;
 use giving::Giving;
 use rules::{Rule, Timing};
-pub(crate) use types::{Action, Answer, Call, Event, Known, Me, Row, Sign, Statement};
+pub(crate) use types::{Action, Answer, Ask, Call, Event, Known, Me, Row, Sign, Statement, Told};
 use types::{Heir, Otherwise};
 
 /// How often candidates beat while a handover is expected.
@@ -146,6 +148,7 @@ pub(crate) struct Core {
     began: Option<i64>,
     // signs of life
     beats: Beats,
+    lane: Lane,
     woken: bool,
     wake_at: Option<BootInstant>,
 }
@@ -202,6 +205,7 @@ impl Core {
             gaps: VecDeque::new(),
             began: None,
             beats: Beats::new(),
+            lane: Lane::default(),
             woken: false,
             wake_at: None,
         }
@@ -234,14 +238,20 @@ impl Core {
             Event::Leave => self.leave(),
             Event::FirstPoll(at) => self.first_poll(at),
             Event::Shutdown => self.shutdown(now),
+            Event::LaneUp { key } => self.lane_up(key),
+            Event::LaneDown => self.lane_down(now),
+            Event::Told(told) => self.told(told, now),
         }
+        // What was confirmed may be bound by a session that was silent in the meantime.
+        self.expire(now);
         self.decide(now, &mut actions);
+        self.decide_lane(now, &mut actions);
         actions
     }
 
     /// When the next [`Event::Tick`] is due, if nothing else happens before.
     pub(crate) fn wake_at(&self) -> Option<BootInstant> {
-        let fence = self.lead.map(|lead| lead.fence);
+        let fence = self.lead.map(|lead| self.effective(lead));
         [self.wake_at, fence].into_iter().flatten().min()
     }
 
@@ -264,7 +274,7 @@ impl Core {
     pub(crate) fn role(&self) -> Role {
         self.lead.map_or(Role::Standby, |lead| Role::Leader {
             epoch: lead.epoch,
-            fence: lead.fence,
+            fence: self.effective(lead),
             since: self.led.map_or(BootInstant::ZERO, |(_, since)| since),
         })
     }
@@ -302,7 +312,13 @@ impl Core {
     }
 
     fn expire(&mut self, now: BootInstant) {
-        self.lead = self.lead.filter(|lead| now < lead.fence);
+        self.lead = self.lead.filter(|lead| now < self.effective(*lead));
+    }
+
+    /// The TTL's fence, or that of the session if it is earlier.
+    fn effective(&self, lead: Lead) -> BootInstant {
+        let session = self.session_fence().filter(|_| self.keeps(Rule::BoundByTheSession));
+        session.map_or(lead.fence, |fence| fence.min(lead.fence))
     }
 
     // === answers ===
@@ -322,7 +338,10 @@ impl Core {
         self.stand_down();
         let sent = if self.keeps(Rule::FenceFromSending) { sent } else { now };
         match statement.call {
-            Call::Renew { ttl, .. } if answer.done => self.lead_until(sent, ttl, None, now),
+            Call::Renew { ttl, session, .. } if answer.done => {
+                self.unbinds(session);
+                self.lead_until(sent, ttl, None, now);
+            }
             // A renewal that was given up has been carried out after all: with the row's number at once again.
             Call::Renew { .. } => self.renew_at = now,
             Call::Acquire { ttl, .. } if answer.done => self.lead_until(sent, ttl, Some(Evidence::Free), now),
@@ -355,6 +374,7 @@ impl Core {
             let from = Some(self.former_pod.clone()).filter(|pod| !pod.is_empty());
             self.takeover = Some(Takeover { epoch, from, evidence, at: now });
             self.began = Some(epoch);
+            self.unbinds(None); // a new holder's row names no session
         }
         if epoch <= self.ended || (self.led.is_none_or(|(led, _)| led != epoch) && !self.can_start(epoch)) {
             return;

@@ -79,8 +79,9 @@ impl Core {
         }
         let row = self.row.as_ref()?;
         let (epoch, renew_seq, expected) = (row.epoch, row.renew_seq, row.handover_expected);
-        if now >= self.renew_at {
-            return Some(Call::Renew { epoch, renew_seq, ttl: self.ttl(), sign: self.sign(now) });
+        if now >= self.renew_at || self.session_is_due() {
+            let session = self.session_to_write();
+            return Some(Call::Renew { epoch, renew_seq, ttl: self.ttl(), session, sign: self.sign(now) });
         }
         self.wake_by(self.renew_at);
         let wanted = self.expecting || self.giving.is_some();
@@ -89,7 +90,8 @@ impl Core {
 
     fn sending(&mut self, call: &Call, now: BootInstant) {
         match call {
-            Call::Renew { ttl, .. } => {
+            Call::Renew { ttl, session, .. } => {
+                self.binds(*session);
                 self.renew_at = now + *ttl / 5;
                 let shorter = self.timing.fence(now, *ttl).max(now);
                 if self.keeps(Rule::AShorterTtlCountsAtOnce) {

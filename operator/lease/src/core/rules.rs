@@ -33,6 +33,15 @@ pub(super) enum Rule {
     ThePodsLock,
     /// Only a revision that may lead is a candidate.
     EligibleOnly,
+    // === sessions ===
+    /// A candidate that was granted the lock waits until the holder's last heartbeat counts no more.
+    SessionFenceIsWaitedOut,
+    /// A heartbeat counts only if the backend that has the lock answered it.
+    TheSameBackend,
+    /// A grant is evidence only for a session that was refused before.
+    AlreadyTrying,
+    /// A leader whose row names a session acts only while its heartbeats are answered.
+    BoundByTheSession,
     // === a server that forgets ===
     /// Statements name the incarnation that their sender knows, and are void in any other.
     #[cfg(test)]

@@ -71,13 +71,14 @@ impl Server {
         let done = match &statement.call {
             Call::Look | Call::Gap { .. } | Call::Rotate => true,
             Call::Beat(sign) => self.note(at, who, sign),
-            Call::Renew { epoch, renew_seq, ttl, sign } => {
+            Call::Renew { epoch, renew_seq, ttl, session, sign } => {
                 let same = row.renew_seq == *renew_seq || !at.keeps(Rule::RenewComparesNumber);
                 let ok = known && mine && row.epoch == *epoch && same;
                 if ok {
                     self.row.renew_seq += 1;
                     self.row.ttl_ms = millis(*ttl);
                     self.row.grant_beat = None;
+                    self.row.session = *session;
                     self.written_in = at.incarnation;
                 }
                 self.note(at, who, sign);
@@ -93,7 +94,12 @@ impl Server {
                 let locked = self.candidates.get(&who.id).is_some_and(|known| known.locked);
                 let pod = row.locked && locked && row.replica.pod_uid == who.replica.pod_uid;
                 let pod = mine || pod || !at.keeps(Rule::ThePodsLock);
-                let proof = *evidence == Evidence::Ttl && !vacate || *evidence == Evidence::Pod && pod;
+                let proof = match evidence {
+                    Evidence::Ttl => !vacate,
+                    Evidence::Session => !vacate && row.session.is_some(),
+                    Evidence::Pod => pod,
+                    Evidence::Free | Evidence::Handover => false,
+                };
                 match (same && proof && (*vacate || self.may_lead(at, &who.id)), vacate) {
                     (true, true) => self.let_go(),
                     (true, false) => {
@@ -170,6 +176,7 @@ impl Server {
             locked: taker.locked,
             grant_beat: beat,
             handover_expected: false,
+            session: None,
             replica: taker.replica.clone(),
         };
         self.written_in = at.incarnation;
@@ -181,6 +188,7 @@ impl Server {
         self.row.holder = None;
         self.row.locked = false;
         self.row.grant_beat = None;
+        self.row.session = None;
         self.row.renew_seq += 1;
         self.row.handover_expected = false;
         true

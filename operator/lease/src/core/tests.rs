@@ -77,7 +77,7 @@ impl Rig {
             match action {
                 Action::Send(statement) => self.sent = Some(statement.call),
                 Action::Settle(outcome) => self.settled.push(outcome),
-                Action::Done => {}
+                Action::Ask(_) | Action::Done => {}
             }
         }
     }

@@ -53,6 +53,39 @@ pub(crate) enum Event {
     FirstPoll(BootInstant),
     /// The process ends.
     Shutdown,
+    /// There is a session for locks; a random number is its key.
+    LaneUp { key: i64 },
+    /// There is none any more.
+    LaneDown,
+    /// What was asked on it was answered.
+    Told(Told),
+}
+
+/// What is asked on the session for locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Ask {
+    /// Take this lock, if it is free.
+    Try { key: i64 },
+    /// A heartbeat.
+    Beat,
+    /// Give this lock back.
+    Release { key: i64 },
+}
+
+/// The answer: whether the lock was granted, and which backend it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Told {
+    pub(crate) granted: bool,
+    pub(crate) backend: i32,
+}
+
+/// The session by which a holder can be seen to be alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub(crate) struct SessionProof {
+    /// Of its lock.
+    pub(crate) key: i64,
+    /// How long the holder may act after a heartbeat.
+    pub(crate) fence_ms: u32,
 }
 
 /// What is to be done.
@@ -60,6 +93,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Send this statement. The reading of the clock that went into the step is the one it is dated with.
     Send(Statement),
+    /// Ask this on the session for locks; dated in the same way.
+    Ask(Ask),
     /// Whoever waits for a handover is to be told.
     Settle(HandedOver),
     /// The process has signed off.
@@ -97,7 +132,7 @@ pub(crate) struct Sign {
 pub(crate) enum Call {
     Look,
     Beat(Sign),
-    Renew { epoch: i64, renew_seq: i64, ttl: Duration, sign: Sign },
+    Renew { epoch: i64, renew_seq: i64, ttl: Duration, session: Option<SessionProof>, sign: Sign },
     Acquire { epoch: i64, ttl: Duration },
     Takeover { epoch: i64, renew_seq: i64, evidence: Evidence, ttl: Duration, vacate: bool },
     Expect { epoch: i64, expected: bool },
@@ -152,6 +187,9 @@ pub(crate) struct Row {
     pub(crate) locked: bool,
     pub(crate) grant_beat: Option<i64>,
     pub(crate) handover_expected: bool,
+    /// The session by whose end the holder's can be told.
+    #[serde(default)]
+    pub(crate) session: Option<SessionProof>,
     /// The holder, or the last one there was.
     #[serde(flatten)]
     pub(crate) replica: Replica,

@@ -134,8 +134,9 @@ fn read(who: &str, text: &str) -> Vec<Belief> {
             "L" => {
                 let (epoch, from, until) = (fields[2].parse().unwrap(), nanos(3), nanos(4));
                 match &mut open {
-                    // Under one epoch there is one holder, so a belief that was interrupted is one all the same.
-                    Some(belief) if belief.epoch == epoch => belief.until = belief.until.max(until),
+                    // Under one epoch there is one holder, so a belief that was interrupted is one all the same. Its fence may
+                    // also come nearer: what is written last is what it goes by.
+                    Some(belief) if belief.epoch == epoch => belief.until = until,
                     _ => {
                         found.extend(open.take());
                         let from = if found.iter().any(|old| old.epoch == epoch) { now } else { from };

@@ -139,7 +139,8 @@ impl World {
             Deviation::Die => self.die(n, model),
             Deviation::Hold => self.wire[n].held = true,
             Deviation::Twice => {
-                let copy = Parcel { held: true, ..self.wire[n].clone() };
+                // Its answer finds nobody: on a connection each statement is answered once.
+                let copy = Parcel { held: true, connection: u32::MAX, ..self.wire[n].clone() };
                 self.wire.push(copy);
             }
             Deviation::Cut => {
