@@ -258,9 +258,10 @@ impl Server {
     }
 
     /// The resource's hot settings.
-    pub(super) fn set(&mut self, ttl: Duration, eligible: Option<&[&str]>) {
+    pub(super) fn set(&mut self, ttl: Duration, eligible: Option<&[&str]>, fast: bool) {
         let eligible = eligible.map(|list| list.iter().map(|&name| name.to_owned()).collect());
-        let json = json!({"leaseDurationSeconds": ttl.as_secs_f64()});
+        let failover = if fast { "Fast" } else { "TTL" };
+        let json = json!({"leaseDurationSeconds": ttl.as_secs_f64(), "failover": failover});
         self.setting = Some(Settings { generation: 1, eligible, json });
     }
 }

@@ -171,7 +171,7 @@ impl World {
                 let ready = self.random.random_bool(0.8);
                 self.say(n, Event::Ready(ready));
             }
-            8 => self.server.set(Duration::from_secs(self.random.random_range(1..=3)), None),
+            8 => self.server.set(Duration::from_secs(self.random.random_range(1..=3)), None, false),
             _ => self.restart(n),
         }
     }

@@ -34,6 +34,8 @@ pub(super) struct Exploration {
     pub(super) cast: Cast,
     /// The TTL that is set in the beginning.
     pub(super) ttl: Duration,
+    /// Failover by sessions.
+    pub(super) fast: bool,
     /// How many things go wrong in one schedule.
     pub(super) deviations: u8,
     /// Which ones.
@@ -90,6 +92,7 @@ impl Exploration {
             broken: None,
             cast,
             ttl: TTL,
+            fast: false,
             deviations,
             palette: Deviation::ALL.to_vec(),
             horizon,

@@ -40,11 +40,19 @@ pub(in crate::core) enum Deviation {
     Restore,
     /// The database's clock is set forward.
     StepClock,
+    /// The server ends a session for locks.
+    EndSession,
+    /// It ends all of them.
+    EndSessions,
+    /// The backend of a session is replaced behind the process's back.
+    Repool,
 }
 
 // === impl Deviation ===
 
 impl Deviation {
+    /// What there is besides where failover is by sessions.
+    pub(in crate::core) const OF_SESSIONS: [Self; 3] = [Self::EndSession, Self::EndSessions, Self::Repool];
     pub(in crate::core) const ALL: [Self; 14] = [
         Self::Pause,
         Self::Die,
@@ -109,7 +117,12 @@ impl World {
                 let next = self.next_parcel().filter(|i| matches!(self.wire[*i].what, What::Statement(..)));
                 acts.extend(next.map(|i| Act::Deviate(deviation, i)));
             }
-            Deviation::ShortTtl | Deviation::LongTtl | Deviation::Restart | Deviation::StepClock => {
+            Deviation::Repool | Deviation::EndSession => each(&|n| self.nodes[n].session.is_some()),
+            Deviation::ShortTtl
+            | Deviation::LongTtl
+            | Deviation::Restart
+            | Deviation::StepClock
+            | Deviation::EndSessions => {
                 acts.push(Act::Deviate(deviation, 0));
             }
             Deviation::Forget | Deviation::Restore if self.past.is_empty() => {}
@@ -134,6 +147,10 @@ impl World {
 
     fn deviate(&mut self, deviation: Deviation, n: usize, model: &Exploration) {
         let order = HandOver::new(Reason::Manual);
+        self.benign &= matches!(
+            deviation,
+            Deviation::Hold | Deviation::Twice | Deviation::Forge | Deviation::Restart | Deviation::EndSessions
+        );
         match deviation {
             Deviation::Pause => self.nodes[n].pause(self.now),
             Deviation::Die => self.die(n, model),
@@ -160,12 +177,15 @@ impl World {
             Deviation::Forget => self.restart_server(model, Some(self.past.len() - 1)),
             Deviation::Restore => self.restart_server(model, Some(0)),
             Deviation::StepClock => self.clock_stepped = true,
+            Deviation::EndSessions => (0..self.nodes.len()).for_each(|n| self.end_session(n)),
+            Deviation::EndSession => self.end_session(n),
+            Deviation::Repool => self.change_backend(n),
         }
     }
 
     fn set_ttl(&mut self, ttl: Duration, model: &Exploration) {
         let eligible = (model.cast == Cast::Rejected).then_some(["good"]);
-        self.server.set(ttl, eligible.as_ref().map(<[_; 1]>::as_slice));
+        self.server.set(ttl, eligible.as_ref().map(<[_; 1]>::as_slice), model.fast);
     }
 
     /// Whatever was wrong is over: in the end somebody leads (I9).

@@ -91,6 +91,24 @@ fn a_renewal_that_compares_no_number() {
     falls(Invariant::I4, "RenewComparesNumber", Exploration { ttl: Duration::from_secs(3), ..model });
 }
 
+macro_rules! variants_of_fast {
+    ($($test:ident: $invariant:ident falls without $rule:ident, $deviations:literal of $palette:expr;)*) => {
+        $(#[test]
+        fn $test() {
+            let model = without(Rule::$rule, Cast::Two, $deviations, &$palette);
+            let horizon = Duration::from_secs(12);
+            falls(Invariant::$invariant, stringify!($rule), Exploration { fast: true, horizon, ..model });
+        })*
+    };
+}
+
+variants_of_fast! {
+    a_leader_that_lives_by_its_ttl_alone: I4 falls without BoundByTheSession, 1 of [Pause];
+    a_session_fence_that_nobody_waits_out: I4 falls without SessionFenceIsWaitedOut, 2 of [EndSession, Pause];
+    a_heartbeat_that_another_backend_answered: I4 falls without TheSameBackend, 1 of [Repool];
+    a_first_try_that_counts: I10 falls without AlreadyTrying, 2 of [EndSessions, Hold];
+}
+
 #[test]
 fn a_clock_that_stops_in_suspend() {
     let model = Exploration {
@@ -123,6 +141,14 @@ fn a_constant_that_is_too_small() {
         ..Exploration::safe(Cast::Two, 3, HORIZON)
     };
     falls(Invariant::I4, "a doubt that is long enough", model);
+}
+
+#[test]
+fn failover_by_sessions_holds() {
+    let palette = [Pause, Die, Hold, Cut, GiveToSuccessor, Restart, Forget].into_iter().chain(Deviation::OF_SESSIONS);
+    let safe = Exploration::safe(Cast::Two, depth(), Duration::from_secs(8));
+    let states = holds(Exploration { fast: true, palette: palette.collect(), ..safe });
+    println!("{states} states");
 }
 
 #[test]

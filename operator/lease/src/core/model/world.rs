@@ -1,16 +1,19 @@
 //! The state: processes, messages under way, the server and its past.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::checks::{Invariant, Witness};
 use super::{Assumption, Cast, Exploration, TTL};
 use crate::core::server::{Asker, Moment, Server};
-use crate::core::{Action, Answer, BootInstant, Call, Core, Event, Me, Row, Statement};
+use crate::core::{Action, Answer, Ask, BootInstant, Call, Core, Event, Me, Row, Statement, Told};
 use crate::identity::{HolderId, Replica, Resource};
 use crate::view::Evidence;
 
 /// It matters what happens at least this often.
 const QUANTUM: Duration = Duration::from_secs(2);
+/// And this often where it is about sessions.
+const FAST_QUANTUM: Duration = Duration::from_millis(500);
 
 /// More steps than can happen in that time; a variant may go round in circles without any time passing.
 const MANY: usize = 200;
@@ -25,9 +28,14 @@ pub(in crate::core) struct World {
     /// What the server was before each change that it could forget.
     pub(super) past: Vec<Server>,
     pub(super) clock_stepped: bool,
+    /// Which backend has which lock.
+    locks: BTreeMap<i64, i32>,
+    sessions: i32,
     pub(super) nodes: Vec<Node>,
     pub(super) wire: Vec<Parcel>,
     pub(super) spent: u8,
+    /// Nothing has happened that would be a reason for another leader.
+    pub(super) benign: bool,
     pub(super) healed: bool,
     pub(super) witness: Witness,
 }
@@ -47,6 +55,20 @@ pub(super) struct Node {
     connected: bool,
     connection: u32,
     run: u32,
+    pub(super) session: Option<Session>,
+}
+
+/// A process's session for locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Session {
+    id: i32,
+    /// Behind a pooler it may be another one tomorrow.
+    backend: i32,
+    /// When the server last heard of it, and what silence it puts up with.
+    heard: Duration,
+    silence: Duration,
+    /// The server has ended it.
+    ended: bool,
 }
 
 /// A message.
@@ -65,6 +87,9 @@ pub(super) enum What {
     Statement(Asker, Statement),
     Answer(Box<Answer>),
     Wake,
+    /// On the session with this number.
+    Ask(i32, Ask),
+    Told(i32, Told),
 }
 
 // === impl Node ===
@@ -93,6 +118,7 @@ impl Node {
             connected: false,
             connection: 0,
             run,
+            session: None,
         }
     }
 
@@ -124,13 +150,16 @@ impl World {
             incarnation: 0,
             past: Vec::new(),
             clock_stepped: false,
+            locks: BTreeMap::new(),
+            sessions: 0,
             nodes: (0..nodes).map(|n| Node::new(model, n, 0, speeds[n % 2])).collect(),
             wire: Vec::new(),
             spent: 0,
+            benign: true,
             healed: false,
             witness: Witness::default(),
         };
-        world.server.set(model.ttl, (model.cast == Cast::Rejected).then_some(&["good"]));
+        world.server.set(model.ttl, (model.cast == Cast::Rejected).then_some(&["good"]), model.fast);
         world.nodes[1].cut = model.cast == Cast::Twins;
         for n in 0..nodes {
             if !world.nodes[n].cut {
@@ -153,7 +182,7 @@ impl World {
 
     /// The default, up to the next point at which it matters.
     pub(super) fn go(&mut self, model: &Exploration) {
-        let next = self.now + QUANTUM;
+        let next = self.now + if model.fast { FAST_QUANTUM } else { QUANTUM };
         for _ in 0..MANY {
             if self.now >= next || !self.micro(model) || self.next_parcel().is_some() {
                 return;
@@ -168,7 +197,7 @@ impl World {
 
     fn deliverable(&self) -> Option<usize> {
         self.wire.iter().position(|parcel| {
-            let stands = matches!(parcel.what, What::Statement(..)) || !self.nodes[parcel.node].paused;
+            let stands = matches!(parcel.what, What::Statement(..) | What::Ask(..)) || !self.nodes[parcel.node].paused;
             !parcel.held && stands
         })
     }
@@ -178,10 +207,13 @@ impl World {
         if let Some(i) = self.deliverable() {
             let parcel = self.wire.remove(i);
             self.deliver(parcel, model);
+        } else if let Some(n) = (0..self.nodes.len()).find(|n| self.silent_at(*n).is_some_and(|at| at <= self.now)) {
+            self.end_session(n);
         } else if let Some(n) = (0..self.nodes.len()).find(|n| self.wants(*n).is_some_and(|at| at <= self.now)) {
             self.live(n, model);
         } else {
-            let Some(next) = (0..self.nodes.len()).filter_map(|n| self.wants(n)).min() else { return false };
+            let times = (0..self.nodes.len()).flat_map(|n| [self.wants(n), self.silent_at(n)]);
+            let Some(next) = times.flatten().min() else { return false };
             self.now = next;
         }
         self.check();
@@ -194,7 +226,7 @@ impl World {
         if node.paused {
             return None;
         }
-        if !node.connected && !node.cut {
+        if !node.connected && !node.cut || self.session_changes(n) {
             return Some(self.now);
         }
         let overdue = node.core.in_flight_since().map(|sent| node.when(sent + node.core.patience()));
@@ -209,6 +241,10 @@ impl World {
             node.connected = true;
             return self.step(n, Event::Up { wakes: true }, model);
         }
+        if self.session_changes(n) {
+            return self.change_session(n, model);
+        }
+        let node = &self.nodes[n];
         let clock = node.clock(self.now);
         let overdue = node.core.in_flight_since().is_some_and(|sent| clock >= sent + node.core.patience());
         if overdue {
@@ -239,6 +275,7 @@ impl World {
     }
 
     pub(super) fn die(&mut self, n: usize, model: &Exploration) {
+        self.end_session(n);
         let old = &self.nodes[n];
         let mut new = Node::new(model, n, old.run + 1, old.speed);
         (new.cut, new.connection, new.missed) = (old.cut, old.connection + 1, old.missed);
@@ -256,6 +293,7 @@ impl World {
             self.server = Server { setting, ..self.past[index].clone() };
             self.past.truncate(index + 1);
         }
+        (0..self.nodes.len()).for_each(|n| self.end_session(n));
         self.wire.retain(|parcel| matches!(parcel.what, What::Statement(..)));
         self.wire.iter_mut().for_each(|parcel| parcel.held = true);
         for n in 0..self.nodes.len() {
@@ -268,7 +306,18 @@ impl World {
         let node = &mut self.nodes[n];
         let actions = node.core.step(event, node.clock(self.now));
         for action in actions {
-            let Action::Send(statement) = action else { continue };
+            let statement = match action {
+                Action::Send(statement) => statement,
+                Action::Ask(ask) => {
+                    // What is lost on its way is as if the process had been stopped: nothing rests on an ask that arrives late.
+                    if let Some(session) = node.session.filter(|_| !node.cut) {
+                        let (connection, what) = (node.connection, What::Ask(session.id, ask));
+                        self.wire.push(Parcel { node: n, connection, held: false, matters: false, what });
+                    }
+                    continue;
+                }
+                Action::Settle(_) | Action::Done => continue,
+            };
             if let Call::Handover { epoch, .. } = statement.call {
                 let ordered = self.witness.ordered.entry(node.who.id.clone()).or_default();
                 *ordered = epoch.max(*ordered);
@@ -302,6 +351,11 @@ impl World {
                     self.nodes[n].core.age_what_was_observed(TTL * 2);
                 }
             }
+            What::Ask(id, ask) => self.asked(n, id, ask),
+            What::Told(id, told) if self.nodes[n].session.is_some_and(|session| session.id == id) => {
+                self.step(n, Event::Told(told), model);
+            }
+            What::Told(..) => {}
             What::Wake if current => self.step(n, Event::Woken, model),
             What::Answer(_) | What::Wake => {}
         }
@@ -318,6 +372,75 @@ impl World {
             self.judge(&before.row, asker, statement);
         }
         (answer, woken)
+    }
+
+    // === sessions for locks ===
+
+    /// When the server ends a session for its silence.
+    fn silent_at(&self, n: usize) -> Option<Duration> {
+        self.nodes[n].session.filter(|session| !session.ended).map(|session| session.heard + session.silence)
+    }
+
+    /// Its locks are free.
+    pub(super) fn end_session(&mut self, n: usize) {
+        if let Some(session) = &mut self.nodes[n].session {
+            session.ended = true;
+            let backend = session.backend;
+            self.locks.retain(|_, holder| *holder != backend);
+        }
+    }
+
+    /// Behind a pooler that nobody noticed: the backend is gone, and another one answers.
+    pub(super) fn change_backend(&mut self, n: usize) {
+        self.sessions += 1;
+        if let Some(session) = &mut self.nodes[n].session {
+            let old = std::mem::replace(&mut session.backend, self.sessions);
+            self.locks.retain(|_, holder| *holder != old);
+        }
+    }
+
+    /// A session is wanted, or not wanted any more, or the process hears that it has ended.
+    fn session_changes(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let wanted = node.core.lane_wanted();
+        match node.session {
+            None => wanted.is_some() && !node.cut,
+            Some(session) => wanted != Some(session.silence) || session.ended && !node.cut,
+        }
+    }
+
+    fn change_session(&mut self, n: usize, model: &Exploration) {
+        if self.nodes[n].session.is_some() {
+            self.end_session(n);
+            self.nodes[n].session = None;
+            return self.step(n, Event::LaneDown, model);
+        }
+        let Some(silence) = self.nodes[n].core.lane_wanted() else { return };
+        self.sessions += 1;
+        let id = self.sessions;
+        self.nodes[n].session = Some(Session { id, backend: id, heard: self.now, silence, ended: false });
+        self.step(n, Event::LaneUp { key: id.into() }, model);
+    }
+
+    fn asked(&mut self, n: usize, id: i32, ask: Ask) {
+        let Some(session) = self.nodes[n].session.as_mut().filter(|session| session.id == id && !session.ended) else {
+            return;
+        };
+        session.heard = self.now;
+        let backend = session.backend;
+        let granted = match ask {
+            Ask::Try { key } => *self.locks.entry(key).or_insert(backend) == backend,
+            Ask::Beat => true,
+            Ask::Release { key } => self.locks.remove(&key).is_some(),
+        };
+        let what = What::Told(id, Told { granted, backend });
+        self.wire.push(Parcel {
+            node: n,
+            connection: 0,
+            held: false,
+            matters: granted && matches!(ask, Ask::Try { .. }),
+            what,
+        });
     }
 
     // === the invariants ===
@@ -338,7 +461,7 @@ impl World {
             return;
         }
         self.witness.granted(after.epoch, &holder);
-        if self.spent == 0 && self.witness.owners.len() > 1 {
+        if self.benign && self.witness.owners.len() > 1 {
             self.witness.fails(Invariant::I10);
         }
         let list = self.server.setting.as_ref().and_then(|setting| setting.eligible.as_ref());
