@@ -229,6 +229,18 @@ words! {
     }
 }
 
+words! {
+    /// `spec.lease.failover`: how the end of a leader is found out.
+    #[derive(Default)]
+    LeaseFailover {
+        /// It has been silent for the lease's duration.
+        #[default]
+        Ttl,
+        /// Its database session has ended.
+        Fast,
+    }
+}
+
 /// `spec.agent.logLevel`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

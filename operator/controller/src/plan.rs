@@ -178,8 +178,11 @@ fn setting(observed: &Observed, stored: &[Stored], wanted: &Stored) -> Setting {
 
 /// The fields that reach running agents.
 fn hot(spec: &TelegramBotSpec) -> Value {
+    let fast = spec.lease.fast.clone().unwrap_or_default();
     json!({
         "leaseDurationSeconds": spec.lease.duration_seconds,
+        "failover": spec.lease.failover,
+        "fast": fast,
         "longPollTimeoutSeconds": spec.polling.long_poll_timeout_seconds,
     })
 }

@@ -6,7 +6,7 @@
 //!   on that session **was sent** that was answered, by the very backend that has the lock (behind a pooler that nobody noticed it
 //!   may be another one, which proves nothing). It is bound like this until a renewal without a key is confirmed: then the
 //!   TTL's fence alone counts again. It never goes from one key to the next directly.
-//! * The server ends the session when it is silent for 3 F, or at once when its connection is closed, and with it the lock.
+//! * The server ends the session when it is silent for some time (three times F, if nothing else is set), or at once when its connection is closed, and with it the lock.
 //! * Candidates try the row's lock a few times a second; they never wait for it, because a blocked waiter would be granted
 //!   it even while frozen, and would pin old rows. Every answered heartbeat was sent before the lock was free, so the fence of the old
 //!   holder ends by F after the grant. A candidate waits for that, and takes over if the row has not changed.
@@ -23,12 +23,11 @@ use super::types::{Ask, SessionProof, Told};
 use super::{Action, Call, Core, Rule};
 use crate::view::Evidence;
 
-/// The session fence, unless the setting says another one.
+/// Unless the settings say otherwise.
 const FENCE: Duration = Duration::from_secs(1);
-/// Heartbeats within a session fence.
-const BEATS: u32 = 4;
-/// How often candidates try, at most.
-const TRY: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_secs(3);
+/// Nobody beats or tries more often.
+const OFTEN: Duration = Duration::from_millis(100);
 
 /// What goes on beside the statements, on a session of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -84,17 +83,20 @@ impl SessionProof {
 impl Core {
     /// The session fence, if failover is to be fast and this connection can tell.
     fn fast(&self) -> Option<Duration> {
-        let json = &self.settings.as_ref()?.json;
-        let asked = self.wakes && json.get("failover").and_then(Value::as_str) == Some("Fast");
-        let fence = json.get("sessionFenceMilliseconds").and_then(Value::as_u64).map_or(FENCE, Duration::from_millis);
-        asked.then(|| fence.clamp(Duration::from_millis(300), Duration::from_secs(10)))
+        let failover = self.settings.as_ref()?.json.get("failover").and_then(Value::as_str);
+        (self.wakes && failover == Some("Fast")).then(|| self.setting_of_fast("fenceMilliseconds").unwrap_or(FENCE))
+    }
+
+    fn setting_of_fast(&self, name: &str) -> Option<Duration> {
+        let millis = self.settings.as_ref()?.json.get("fast")?.get(name)?.as_u64()?;
+        (100..=60_000).contains(&millis).then(|| Duration::from_millis(millis))
     }
 
     /// Whether a session of its own is wanted, and after which silence the server should end it.
     pub(crate) fn lane_wanted(&self) -> Option<Duration> {
-        let wanted = if self.holds_open() { self.fast() } else { self.rival().map(|proof| proof.fence()) };
-        // A short fence is for those who want it at any price: less silence is allowed, too.
-        wanted.filter(|_| !self.ending).map(|fence| if fence < FENCE { fence * 2 } else { fence * 3 })
+        let wanted = if self.holds_open() { self.fast().is_some() } else { self.rival().is_some() };
+        let silence = self.setting_of_fast("sessionTimeoutMilliseconds").unwrap_or(SILENCE);
+        (wanted && !self.ending).then_some(silence)
     }
 
     /// The session of the holder that we could take over from.
@@ -214,7 +216,7 @@ impl Core {
     fn next_ask(&self, offer: i64) -> Option<(Ask, Duration)> {
         let held = self.lane.tried.filter(|tried| tried.held);
         if self.holds_open() {
-            let pause = self.fast()? / BEATS;
+            let pause = (self.fast()? / 4).max(OFTEN);
             return Some(match (held, self.lane.locked) {
                 (Some(tried), _) => (Ask::Release { key: tried.key }, Duration::ZERO),
                 (None, None) => (Ask::Try { key: offer }, pause),
@@ -227,9 +229,9 @@ impl Core {
         }
         Some(match held {
             // Nobody else gets it, and the session must not be ended for its silence.
-            Some(tried) if tried.key == rival.key => (Ask::Beat, rival.fence() / BEATS),
+            Some(tried) if tried.key == rival.key => (Ask::Beat, (rival.fence() / 4).max(OFTEN)),
             Some(tried) => (Ask::Release { key: tried.key }, Duration::ZERO),
-            None => (Ask::Try { key: rival.key }, (rival.fence() / 5).max(TRY)),
+            None => (Ask::Try { key: rival.key }, (rival.fence() / 5).max(OFTEN)),
         })
     }
 

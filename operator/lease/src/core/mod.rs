@@ -71,6 +71,8 @@ mod rules;
 mod types;
 
 #[cfg(test)]
+mod against_sql;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod server;

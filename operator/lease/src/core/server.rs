@@ -1,5 +1,5 @@
 //! The server's side, for the model and the simulation: says in Rust what the statements say in SQL.
-//! `the_server_in_rust_is_the_one_in_sql` holds the two against each other.
+//! `against_sql` holds the two against each other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
