@@ -120,11 +120,13 @@ CREATE TABLE pollux.server (
 CREATE FUNCTION pollux.protocol() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 
 -- === inner functions: not for agents ===
+--
+-- They run within those below, which set the search path. Without settings of their own PostgreSQL can inline them.
 
 -- The server since its last start. A standby that was promoted, a restored snapshot and a server that crashed all have another
 -- one than the server whose answers they may have forgotten. Nothing but this function may be missing from a hosted PostgreSQL.
 CREATE FUNCTION pollux.incarnation() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text
 $$;
 
@@ -132,13 +134,13 @@ INSERT INTO pollux.server (incarnation, since) VALUES (pollux.incarnation(), '-i
 
 -- Notes that this incarnation is in use.
 CREATE FUNCTION pollux.enter_incarnation() RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp() WHERE incarnation <> pollux.incarnation()
 $$;
 
 -- Whose leases the caller sees: tenant X's, if its login is a member of the role pollux_tenant_X; all others are one tenant.
 CREATE FUNCTION pollux.tenant() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT coalesce(min(substr(g.rolname, length('pollux_tenant_') + 1)), '')
       FROM pg_auth_members m
       JOIN pg_roles u ON u.oid = m.member AND u.rolname = session_user
@@ -147,7 +149,7 @@ $$;
 
 -- Nothing that a lease rests on may be lost because the server was told not to wait for its disk.
 CREATE FUNCTION pollux.durably() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
@@ -155,7 +157,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION pollux.authorise(t text, b bigint, s text, digest bytea) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l pollux.lease;
 BEGIN
@@ -168,32 +170,32 @@ BEGIN
 END $$;
 
 CREATE FUNCTION pollux.wake_bot(b bigint) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     SELECT pg_notify('pollux_' || b, '')
 $$;
 
 CREATE FUNCTION pollux.wake_observers(t text, b bigint, s text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     SELECT pg_notify('pollux', jsonb_build_array(r.cluster, r.namespace, r.name)::text)
       FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s) r
 $$;
 
 CREATE FUNCTION pollux.wake_resource(c text, ns text, n text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     SELECT pollux.wake_bot(r.bot_id)
       FROM (SELECT DISTINCT bot_id FROM pollux.candidate WHERE cluster = c AND namespace = ns AND name = n) r;
     SELECT pg_notify('pollux', jsonb_build_array(c, ns, n)::text)
 $$;
 
 CREATE FUNCTION pollux.party(c pollux.candidate) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql IMMUTABLE AS $$
     SELECT jsonb_build_object('id', c.id, 'cluster', c.cluster, 'namespace', c.namespace, 'name', c.name, 'pod', c.pod,
                               'pod_uid', c.pod_uid, 'node', c.node, 'revision', c.revision)
 $$;
 
 -- Whether a candidate's revision may lead.
 CREATE FUNCTION pollux.eligible(c pollux.candidate) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (
         SELECT FROM pollux.setting t
          WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
@@ -202,7 +204,7 @@ $$;
 
 -- Who should lead after `me`: one of its own resource, of the preferred revision, on another node, the longest ready one.
 CREATE FUNCTION pollux.successor(me pollux.candidate, only_pod text, youth interval) RETURNS SETOF pollux.candidate
-LANGUAGE sql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE ROWS 1 AS $$
     SELECT c.*
       FROM pollux.candidate c
       LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
@@ -219,7 +221,7 @@ $$;
 
 -- What an agent is told with every answer.
 CREATE FUNCTION pollux.look_for(t text, b bigint, s text, me text) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
         'incarnation', pollux.incarnation(),
         'registered', c.id IS NOT NULL,
@@ -247,7 +249,7 @@ $$;
 
 -- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
 CREATE FUNCTION pollux.note(t text, b bigint, s text, me text, number bigint, now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     old    pollux.candidate;
     now_at timestamptz := clock_timestamp();
@@ -283,7 +285,7 @@ END $$;
 
 -- Begins an epoch. `taker` is null if nobody leads in it yet.
 CREATE FUNCTION pollux.log(l pollux.lease, new_epoch bigint, why text, how text, giver jsonb, taker jsonb, drain bigint, outcome text)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
 BEGIN
@@ -306,14 +308,14 @@ END $$;
 -- later ones: then it goes on from the time, in milliseconds. So two rollbacks to the same row do not begin the same epoch twice,
 -- unless the clocks of the two servers are further apart than the time in between. Stays below 2^53, which JavaScript can count to.
 CREATE FUNCTION pollux.next_epoch(l pollux.lease, seen bigint) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN l.epoch + 1
                 ELSE greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END
 $$;
 
 -- Makes `taker` the holder of a new epoch.
 CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
-RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS void LANGUAGE sql AS $$
     SELECT pollux.enter_incarnation();
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
@@ -329,7 +331,7 @@ $$;
 -- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
 -- unsettled as it was: what was forgotten may have begun a later epoch than this one.
 CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false
@@ -344,23 +346,23 @@ $$;
 
 -- The lease's row, locked until the commit.
 CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text) RETURNS pollux.lease
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql AS $$
     SELECT * FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE
 $$;
 
 CREATE FUNCTION pollux.candidate_row(t text, b bigint, s text, me text) RETURNS pollux.candidate
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT * FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me
 $$;
 
 -- Whether a candidate may become the holder.
 CREATE FUNCTION pollux.may_lead(c pollux.candidate) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT c.id IS NOT NULL AND c.ready AND NOT c.leaving AND pollux.eligible(c)
 $$;
 
 CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('done', done) || coalesce(pollux.look_for(t, b, s, me), '{}')
 $$;
 
