@@ -1,0 +1,117 @@
+//! The file in databases that are not as a test would make them.
+
+use std::process::{Command, Stdio};
+
+use crate::database::{BOT, Db, Outcome, Session, empty_database, server};
+
+/// The command of the file's head, and of the page.
+fn install(uri: &str) {
+    let mut psql = Command::new("psql");
+    psql.args([uri, "--no-psqlrc", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1", "--file"]);
+    let output = psql.arg(pollux_exactly_once::kit_file()).stdin(Stdio::null()).output().expect("psql starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A role that may make schemas in its own database and nothing else.
+async fn plain_owner() -> (Db, Session) {
+    let mut db = empty_database(server());
+    let admin = db.session().await;
+    let role = format!("owner_of_{}", db.name);
+    admin.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'p'; ALTER DATABASE {} OWNER TO {role}", db.name)).await;
+    db.uri = db.uri.replace("postgres@", &format!("{role}:p@"));
+    (db, admin)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applied_again_it_keeps_what_is_there() {
+    let (db, _admin) = plain_owner().await;
+    install(&db.uri);
+    let session = db.session().await;
+    session.run("CREATE TABLE effect (n bigint GENERATED ALWAYS AS IDENTITY, epoch bigint, update_id bigint)").await;
+    assert_eq!(session.process(2, 10).await.unwrap(), Outcome::Written);
+    install(&db.uri);
+    assert_eq!(session.process(1, 11).await.unwrap(), Outcome::Stale);
+    assert_eq!(session.process(2, 10).await.unwrap(), Outcome::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_elses_names_in_the_search_path_are_not_used() {
+    let db = Db::new().await;
+    let session = db.session().await;
+    session
+        .run(
+            "CREATE SCHEMA other;
+             CREATE TABLE other.fence (bot_id bigint PRIMARY KEY, epoch bigint);
+             CREATE TABLE other.processed_updates (bot_id bigint, update_id bigint, processed_at timestamptz);
+             CREATE FUNCTION other.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz 'infinity' $$;
+             CREATE FUNCTION other.bigger(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+             CREATE OPERATOR other.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = other.bigger);
+             CREATE TYPE other.interval AS (nothing integer);
+             SET search_path = other, pg_catalog;
+             CREATE TEMP TABLE fence (bot_id bigint PRIMARY KEY, epoch bigint);
+             CREATE TEMP TABLE processed_updates (bot_id bigint, update_id bigint, processed_at timestamptz)",
+        )
+        .await;
+    session.run("BEGIN").await;
+    assert!(session.fence(2).await && session.claim(10).await);
+    session.run("COMMIT").await;
+    assert!(!session.fence(1).await && !session.claim(10).await);
+    assert_eq!(session.one::<i64>("SELECT pollux_bot.forget_updates()").await, 0);
+    let kept = "SELECT (SELECT count(*) FROM pollux_bot.fence) + (SELECT count(*) FROM pollux_bot.processed_updates)";
+    assert_eq!(session.one::<i64>(kept).await, 2);
+}
+
+/// `cargo test -p pollux-exactly-once -- --ignored`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the pgbouncer package"]
+async fn behind_a_real_transaction_pooler_each_transaction_is_fenced() {
+    let db = Db::new().await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("pgbouncer.ini");
+    // One connection to the server: each transaction follows another bot's on it.
+    let text = format!(
+        "[databases]\n* = user=postgres host=127.0.0.1 port={} pool_size=1\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+         listen_port = {port}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
+        server().port()
+    );
+    std::fs::write(&config, text).unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(65534), None).unwrap();
+    let mut pooler = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig", "KILL", "pgbouncer", "-q"])
+        .arg(&config)
+        .spawn()
+        .unwrap();
+    let uri = server().uri_for(&db.name, port);
+    let direct = db.session().await;
+    let pooled = async || loop {
+        // The pooler needs a moment before it listens.
+        match tokio_postgres::connect(&uri, tokio_postgres::NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let (a, b) = (pooled().await, pooled().await);
+    let process = |epoch: i64, update: i64| {
+        format!(
+            "BEGIN; INSERT INTO effect (epoch, update_id) SELECT {epoch}, {update}
+             WHERE pollux_bot.fence_bump({BOT}, {epoch}) AND pollux_bot.claim_update({BOT}, {update}); COMMIT"
+        )
+    };
+    for (client, epoch, update) in [(&a, 1, 10), (&b, 2, 10), (&b, 2, 11), (&a, 1, 12)] {
+        client.batch_execute(&process(epoch, update)).await.unwrap();
+    }
+    let effects: Vec<i64> = direct.one("SELECT array_agg(update_id ORDER BY n) FROM effect").await;
+    assert_eq!(effects, [10, 11], "one is there already, one is stale");
+    let rows = a.simple_query("SHOW idle_in_transaction_session_timeout").await.unwrap();
+    let left = rows.iter().find_map(|m| match m {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    assert_eq!(left.as_deref(), Some("0"), "nothing stays on a connection that others use");
+    pooler.kill().unwrap();
+    pooler.wait().unwrap();
+}
