@@ -41,7 +41,11 @@ async fn a_leader_that_paused_with_an_old_snapshot_writes_nothing() {
 async fn the_new_leader_writes_nothing_before_the_old_ones_transaction_is_over() {
     let db = Db::new().await;
     let (old, new, looks) = (db.session().await, db.session().await, db.session().await);
-    for (old_epoch, end, wanted) in [(1, "COMMIT", 1), (3, "ROLLBACK", 0)] {
+    // In the transaction that brings its epoch, and in a later one.
+    for (old_epoch, known, end, wanted) in
+        [(1, false, "COMMIT", 1), (3, false, "ROLLBACK", 0), (5, true, "COMMIT", 1), (7, true, "ROLLBACK", 0)]
+    {
+        assert!(!known || old.fence(old_epoch).await);
         old.run("BEGIN").await;
         assert!(old.fence(old_epoch).await);
         let pid = new.pid();
@@ -95,6 +99,22 @@ async fn handlers_of_one_leader_do_not_wait_for_each_other() {
         assert!(session.claim(update).await);
         session.run("COMMIT").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_handlers_that_bring_a_new_epoch_at_once_may_both_write() {
+    let db = Db::new().await;
+    let (a, b, looks) = (db.session().await, db.session().await, db.session().await);
+    assert!(looks.fence(1).await);
+    a.run("BEGIN").await;
+    assert!(a.fence(2).await);
+    let pid = b.pid();
+    let waiting = b.fence(2);
+    let ending = async {
+        looks.until_waits(pid).await;
+        a.run("COMMIT").await;
+    };
+    assert!(tokio::join!(waiting, ending).0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,8 +44,10 @@ async fn somebody_elses_names_in_the_search_path_are_not_used() {
              CREATE TABLE other.fence (bot_id bigint PRIMARY KEY, epoch bigint);
              CREATE TABLE other.processed_updates (bot_id bigint, update_id bigint, processed_at timestamptz);
              CREATE FUNCTION other.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz 'infinity' $$;
-             CREATE FUNCTION other.bigger(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
-             CREATE OPERATOR other.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = other.bigger);
+             CREATE FUNCTION other.never(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+             CREATE FUNCTION other.always(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+             CREATE OPERATOR other.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = other.never);
+             CREATE OPERATOR other.<= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = other.always);
              CREATE TYPE other.interval AS (nothing integer);
              SET search_path = other, pg_catalog;
              CREATE TEMP TABLE fence (bot_id bigint PRIMARY KEY, epoch bigint);

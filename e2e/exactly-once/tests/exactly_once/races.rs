@@ -1,14 +1,18 @@
 //! Many leaders that do not know what they are, at once, at every isolation level.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rand::RngExt;
+use rand::seq::IteratorRandom;
 
 use crate::database::{Db, ISOLATIONS, Outcome};
 
 const SESSIONS: usize = 6;
 const UPDATES: i64 = 150;
+/// So many updates are in the hands of bots at once.
+const BATCH: usize = 6;
 
 /// What a run left behind.
 #[derive(Debug, Default)]
@@ -24,22 +28,23 @@ struct Seen {
 
 /// Every session processes updates under epochs that are, or were a moment ago, the current one.
 async fn run(db: Db, isolation: &'static str) -> Seen {
-    let (db, epoch, next) = (Arc::new(db), Arc::new(AtomicI64::new(1)), Arc::new(AtomicI64::new(1)));
+    let (db, epoch) = (Arc::new(db), Arc::new(AtomicI64::new(1)));
+    let queue: Arc<Mutex<BTreeSet<i64>>> = Arc::new(Mutex::new((1..=UPDATES).collect()));
     let leading = (0..SESSIONS).map(|_| {
-        let (db, epoch, next) = (db.clone(), epoch.clone(), next.clone());
+        let (db, epoch, queue) = (db.clone(), epoch.clone(), queue.clone());
         tokio::spawn(async move {
             let session = db.session().await;
             session.run(&format!("SET default_transaction_isolation = '{isolation}'")).await;
+            let delivered = || queue.lock().unwrap().iter().take(BATCH).choose(&mut rand::rng()).copied();
             let mut stale = 0;
-            while next.load(Ordering::Relaxed) <= UPDATES {
+            while let Some(update) = delivered() {
                 // What its gate told it, some time ago.
                 let mine = epoch.load(Ordering::Relaxed) - rand::rng().random_range(0..2);
                 if rand::rng().random_ratio(1, 8) {
                     epoch.fetch_add(1, Ordering::Relaxed);
                 }
-                let update = next.load(Ordering::Relaxed);
                 match session.process(mine, update).await.unwrap() {
-                    Outcome::Written | Outcome::Done => _ = next.fetch_max(update + 1, Ordering::Relaxed),
+                    Outcome::Written | Outcome::Done => _ = queue.lock().unwrap().remove(&update),
                     Outcome::Stale => stale += 1,
                     Outcome::Again => {}
                 }
