@@ -14,10 +14,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const BOT: i64 = 4242;
 pub(crate) const ISOLATIONS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 
-/// The functions' signatures with bodies that always agree: what a bot is without the kit.
-const DISARMED: &str = "
-    CREATE OR REPLACE FUNCTION pollux_bot.fence_bump(bot_id bigint, epoch bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
-    CREATE OR REPLACE FUNCTION pollux_bot.claim_update(bot_id bigint, update_id bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'";
+/// Both functions, by their parameters.
+pub(crate) const FENCE: &str = "fence_bump(bot_id bigint, epoch bigint)";
+pub(crate) const CLAIM: &str = "claim_update(bot_id bigint, update_id bigint)";
 
 /// A database of its own for one test.
 pub(crate) struct Db {
@@ -79,9 +78,13 @@ impl Db {
         Session::connect(&self.uri).await.unwrap()
     }
 
-    /// Takes the protection away.
-    pub(crate) async fn disarm(&self) {
-        self.session().await.run(DISARMED).await;
+    /// Takes the protection of these functions away: they agree to everything. So a bot is without the kit.
+    pub(crate) async fn disarm(&self, functions: &[&str]) {
+        let session = self.session().await;
+        for function in functions {
+            let sql = format!("CREATE OR REPLACE FUNCTION pollux_bot.{function} RETURNS boolean LANGUAGE sql AS");
+            session.run(&format!("{sql} 'SELECT true'")).await;
+        }
     }
 }
 

@@ -2,13 +2,19 @@
 
 use std::process::{Command, Stdio};
 
+use pollux_exactly_once::{block, blocks, repository};
+
 use crate::database::{BOT, Db, Outcome, Session, empty_database, server};
 
-/// The command of the file's head, and of the page.
+/// As the page says.
 fn install(uri: &str) {
-    let mut psql = Command::new("psql");
-    psql.args([uri, "--no-psqlrc", "--quiet", "--single-transaction", "--set", "ON_ERROR_STOP=1", "--file"]);
-    let output = psql.arg(pollux_exactly_once::kit_file()).stdin(Stdio::null()).output().expect("psql starts");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &block("install.sh")])
+        .current_dir(repository())
+        .env("DATABASE_URL", uri)
+        .env("PSQLRC", "/dev/null");
+    let output = shell.stdin(Stdio::null()).output().expect("sh starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -32,6 +38,46 @@ async fn applied_again_it_keeps_what_is_there() {
     install(&db.uri);
     assert_eq!(session.process(1, 11).await.unwrap(), Outcome::Stale);
     assert_eq!(session.process(2, 10).await.unwrap(), Outcome::Done);
+}
+
+#[test]
+fn a_program_that_is_shown_and_not_run_is_found() {
+    let run =
+        ["grants.sql", "forget.sql", "orders.sql", "update.sql", "new-leases.sql", "install.sh", "bot.py", "bot.ts"];
+    for (shown, _) in blocks() {
+        let name = shown.split(' ').nth(1).unwrap_or_default();
+        assert!(run.contains(&name), "nothing runs the block {shown:?} of the page");
+    }
+    run.iter().for_each(|name| assert!(!block(name).is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_role_may_do_it_with_what_the_page_grants_and_not_without() {
+    let db = Db::new().await;
+    let session = db.session().await;
+    session.run("CREATE ROLE bot; GRANT ALL ON effect TO bot").await;
+    let calls =
+        [format!("SELECT pollux_bot.fence_bump({BOT}, 1)"), format!("SELECT pollux_bot.claim_update({BOT}, 10)")];
+    for call in calls {
+        assert!(session.try_run(&format!("SET ROLE bot; {call}; RESET ROLE")).await.is_err());
+        session.run("RESET ROLE").await;
+    }
+    session.run(&block("grants.sql")).await;
+    session.run("SET ROLE bot").await;
+    assert_eq!(session.process(1, 10).await.unwrap(), Outcome::Written);
+    assert_eq!(session.process(2, 10).await.unwrap(), Outcome::Done);
+    session.run(&block("forget.sql")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_new_lease_database_bots_are_let_in_by_the_pages_statement() {
+    let db = Db::new().await;
+    let session = db.session().await;
+    assert_eq!(session.process(70, 10).await.unwrap(), Outcome::Written);
+    assert_eq!(session.process(1, 11).await.unwrap(), Outcome::Stale, "the new epochs are lower");
+    session.run(&block("new-leases.sql")).await;
+    assert_eq!(session.process(1, 11).await.unwrap(), Outcome::Written);
+    assert_eq!(session.process(1, 10).await.unwrap(), Outcome::Done, "what was processed before is known");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
-use crate::database::{Db, ISOLATIONS, Outcome};
+use crate::database::{CLAIM, Db, FENCE, ISOLATIONS, Outcome};
 
 const SESSIONS: usize = 6;
 const UPDATES: i64 = 150;
@@ -78,7 +78,7 @@ async fn under_any_race_effects_are_in_the_order_of_epochs_and_one_per_update() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_races_without_the_kit_write_backwards_and_double() {
     let db = Db::new().await;
-    db.disarm().await;
+    db.disarm(&[FENCE, CLAIM]).await;
     let seen = run(db, ISOLATIONS[0]).await;
     assert!(seen.backwards > 0 && seen.doubled > 0, "{seen:?}");
 }
