@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use pollux_exactly_once::block;
 use pollux_postgres::Proxy;
@@ -11,6 +12,9 @@ use tempfile::TempDir;
 use crate::bots::Language;
 use crate::database::{CLAIM, Db, FENCE, PATIENCE, server};
 use crate::pods::{Pod, World};
+
+/// A bot that does not wait for its commit confirms within this time.
+const TOO_EARLY: Duration = Duration::from_millis(300);
 
 /// How far a bot has come when it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +40,22 @@ impl Step {
 
     /// Lets the bot come so far with the updates that are pushed next, and no further; how many are to be pushed.
     fn arm(self, pod: &Pod, next: i32) -> u32 {
+        let confirmation = format!("offset={} ", next + 1);
         match self {
             Self::BeforeTheTransaction => pod.api.hold("GET /leader"),
             Self::WithinTheTransaction => pod.sql.hold(&format!("#{}", next + 1)),
-            Self::BeforeTheCommit => pod.sql.hold("COMMIT"),
+            Self::BeforeTheCommit => {
+                pod.sql.hold("COMMIT");
+                pod.api.hold(&confirmation);
+                return 1;
+            }
             Self::BeforeItHearsOfTheCommit => pod.sql.lose_replies_to("COMMIT", 1),
-            Self::BeforeTheConfirmation => pod.api.hold(&format!("offset={} ", next + 1)),
+            Self::BeforeTheConfirmation => {
+                pod.api.hold(&confirmation);
+                return 1;
+            }
         }
-        if self == Self::BeforeTheConfirmation { 1 } else { 3 }
+        3
     }
 
     /// The connection at which it stops.
@@ -55,8 +67,8 @@ impl Step {
     }
 }
 
-fn held(proxy: &Proxy) -> bool {
-    tokio::task::block_in_place(|| proxy.wait_until_held(PATIENCE))
+fn held(proxy: &Proxy, patience: Duration) -> bool {
+    tokio::task::block_in_place(|| proxy.wait_until_held(patience))
 }
 
 /// Starts a bot, kills it at each of these steps and starts it again; what did not happen just once.
@@ -74,7 +86,10 @@ async fn killed_at(world: &mut World, steps: &[Step]) -> BTreeMap<i32, i64> {
             assert!(!bot.ended().await.0.success());
             assert_eq!(pod.sql.lost(), 1);
         } else {
-            assert!(held(step.at(&pod)), "{step:?} was never reached: {}", bot.said());
+            assert!(held(step.at(&pod), PATIENCE), "{step:?} was never reached: {}", bot.said());
+            if *step == Step::BeforeTheCommit {
+                assert!(!held(&pod.api, TOO_EARLY), "it confirms what is not committed");
+            }
             bot.kill();
             pod.drop_what_is_held();
         }
@@ -117,7 +132,7 @@ async fn paused(language: Language, disarmed: &[&str]) -> (BTreeMap<i32, i64>, O
     world.all_confirmed(&old).await;
     a.sql.hold("BEGIN");
     world.push(2);
-    assert!(held(&a.sql), "{}", old.said());
+    assert!(held(&a.sql, PATIENCE), "{}", old.said());
     a.stand_by();
     b.lead(2);
     world.all_confirmed(&new).await;
@@ -219,7 +234,7 @@ async fn the_statements_of_the_page_have_the_effect_once() {
 
     proxy.hold("COMMIT");
     let mut killed = psql.start(2, 1001);
-    assert!(held(&proxy));
+    assert!(held(&proxy, PATIENCE));
     killed.kill().unwrap();
     killed.wait().unwrap();
     proxy.end_all();
