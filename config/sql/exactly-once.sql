@@ -32,6 +32,16 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT interval '3 days'
 $$;
 
+-- A bot that freezes within its transaction, or whose node dies, would keep the next one waiting for ever: where there is no
+-- bound on that, there is one until this transaction ends.
+CREATE OR REPLACE FUNCTION pollux_bot.bound_idle_time() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('idle_in_transaction_session_timeout') = '0' THEN
+        PERFORM set_config('idle_in_transaction_session_timeout', '10s', true);
+    END IF;
+END $$;
+
 -- Whether this epoch may still write: false once a later one has. To be called first in the transaction.
 --
 -- Until your transaction ends no later epoch gets an answer, and from the commit of a later epoch on no earlier one gets
@@ -45,10 +55,7 @@ BEGIN
     IF fence_bump.epoch IS NULL THEN
         RETURN false;
     END IF;
-    -- A leader that freezes within its transaction, or whose node dies, would keep its successor waiting for ever.
-    IF current_setting('idle_in_transaction_session_timeout') = '0' THEN
-        PERFORM set_config('idle_in_transaction_session_timeout', '10s', true);
-    END IF;
+    PERFORM pollux_bot.bound_idle_time();
     PERFORM FROM pollux_bot.fence f
         WHERE f.bot_id = fence_bump.bot_id AND f.epoch = fence_bump.epoch
         FOR SHARE;
@@ -56,7 +63,7 @@ BEGIN
         RETURN true;
     END IF;
     -- The next statement decides this too, but would lock the row for a transaction that has no business with it.
-    PERFORM FROM pollux_bot.fence f WHERE f.bot_id = fence_bump.bot_id AND f.epoch > fence_bump.epoch;
+    PERFORM FROM pollux_bot.fence f WHERE f.epoch > fence_bump.epoch;
     IF FOUND THEN
         RETURN false;
     END IF;
@@ -69,16 +76,15 @@ END $$;
 --
 -- While another transaction has it this waits: for its commit, and says false, or for its rollback, and says true.
 CREATE OR REPLACE FUNCTION pollux_bot.claim_update(bot_id bigint, update_id bigint) RETURNS boolean
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    WITH claimed AS (
-        INSERT INTO pollux_bot.processed_updates AS p (bot_id, update_id) VALUES ($1, $2)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pollux_bot.bound_idle_time();
+    INSERT INTO pollux_bot.processed_updates AS p (bot_id, update_id) VALUES (claim_update.bot_id, claim_update.update_id)
         -- What is too old to be this update counts as gone, whether or not it was removed.
         ON CONFLICT ON CONSTRAINT processed_updates_pkey DO UPDATE SET processed_at = excluded.processed_at
-            WHERE p.processed_at < excluded.processed_at - pollux_bot.remembered()
-        RETURNING 1
-    )
-    SELECT EXISTS (SELECT FROM claimed)
-$$;
+            WHERE p.processed_at < excluded.processed_at - pollux_bot.remembered();
+    RETURN FOUND;
+END $$;
 
 -- Removes at most so many of the rows that count no more, and says how many. It waits for nobody.
 CREATE OR REPLACE FUNCTION pollux_bot.forget_updates(at_most integer DEFAULT 1000) RETURNS bigint

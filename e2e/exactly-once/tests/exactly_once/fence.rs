@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
 
-use crate::database::{Db, ISOLATIONS, Outcome};
+use crate::database::{BOT, Db, ISOLATIONS, Outcome};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_old_leader_writes_nothing_once_the_new_one_has_written() {
@@ -130,27 +130,30 @@ async fn a_stale_transaction_that_stays_open_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_frozen_within_its_transaction_holds_its_successor_up_for_a_bounded_time() {
+async fn a_bot_frozen_within_its_transaction_holds_the_next_one_up_for_a_bounded_time() {
     let db = Db::new().await;
     let (old, new) = (db.session().await, db.session().await);
-    // The user's own bound counts; where there is none the kit has one.
+    let bound = "SHOW idle_in_transaction_session_timeout";
+    // The user's own bound counts; where there is none the kit has one. Either function is enough.
     old.run("SET idle_in_transaction_session_timeout = '300ms'").await;
-    for (session, bound) in [(&old, "300ms"), (&new, "10s")] {
-        session.run("BEGIN").await;
-        assert!(session.fence(1).await);
-        assert_eq!(session.one::<String>("SHOW idle_in_transaction_session_timeout").await, bound);
-        session.run("ROLLBACK").await;
+    for (session, wanted) in [(&old, "300ms"), (&new, "10s")] {
+        for function in ["fence_bump", "claim_update"] {
+            session.run("BEGIN").await;
+            assert!(session.one::<bool>(&format!("SELECT pollux_bot.{function}({BOT}, 1)")).await);
+            assert_eq!(session.one::<String>(bound).await, wanted, "{function}");
+            session.run("ROLLBACK").await;
+        }
     }
-    assert_eq!(new.one::<String>("SHOW idle_in_transaction_session_timeout").await, "0", "only within the transaction");
+    assert_eq!(new.one::<String>(bound).await, "0", "only within the transaction");
 
     old.run("BEGIN").await;
-    assert!(old.fence(1).await);
+    assert!(old.fence(1).await && old.claim(10).await);
     old.effect(1, 10).await;
     let since = Instant::now();
     assert!(new.fence(2).await, "the server has ended the old one's session");
     assert!(since.elapsed() >= Duration::from_millis(200), "it waited: {:?}", since.elapsed());
     assert!(old.try_run("COMMIT").await.is_err());
-    assert_eq!(new.effects(10).await, 0);
+    assert_eq!(new.process(2, 10).await.unwrap(), Outcome::Written);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
