@@ -62,8 +62,9 @@ BEGIN
     IF FOUND THEN
         RETURN true;
     END IF;
-    -- The next statement decides this too, but would lock the row for a transaction that has no business with it.
-    PERFORM FROM pollux_bot.fence f WHERE f.epoch > fence_bump.epoch;
+    -- The next statement would decide this too, but with a lock that is nothing for a stale transaction; and one that has
+    -- waited above has a share of it by now: two of those would deadlock.
+    PERFORM FROM pollux_bot.fence f WHERE f.bot_id = fence_bump.bot_id AND f.epoch > fence_bump.epoch;
     IF FOUND THEN
         RETURN false;
     END IF;
