@@ -115,12 +115,18 @@ clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clus
 
 ## === what the targets bring along ===
 
-.PHONY: need-build need-unit need-cluster
+.PHONY: need-build need-unit need-libraries need-cluster
 need-build:
 	@command -v cc >/dev/null || $(NEED) "gcc=Rust links with it" "libc6-dev=Rust links against it"
 
-need-unit:
+need-unit: need-libraries
 	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "chromium=the lanes page is looked at in a real browser"
+
+# Of the programs in docs/exactly-once.md. By their commands: Node and Python do not always come from Debian.
+need-libraries:
+	@python3 -m pip --version >/dev/null 2>&1 || $(NEED) "python3-pip=fetches psycopg, which a tested program uses"
+	@command -v npm >/dev/null || $(NEED) "npm=fetches pg and typescript, which a tested program uses"
+	@e2e/exactly-once/libraries/install.sh
 
 need-cluster:
 	@$(NEED) "iproute2=nodes are network namespaces" "iptables=kube-proxy, and faults that cut a node off" "conntrack=kube-proxy" \

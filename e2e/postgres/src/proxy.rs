@@ -25,6 +25,12 @@ struct State {
     mode: Mode,
     /// Requests that contain this lose their replies, this many times.
     losing: Option<(Vec<u8>, usize)>,
+    /// Requests that contain this stop here.
+    holding: Option<Vec<u8>>,
+    /// One of them stands here now.
+    held: bool,
+    /// Counts when they were let go.
+    let_go: u64,
     /// Notifications do not pass.
     deaf: bool,
     lost: usize,
@@ -111,6 +117,26 @@ impl Proxy {
         self.shared.lock().losing = Some((text.as_bytes().to_vec(), count));
     }
 
+    /// Requests that contain `text` stop here, until [`Proxy::let_go`]; all else passes.
+    pub fn hold(&self, text: &str) {
+        self.shared.lock().holding = Some(text.as_bytes().to_vec());
+    }
+
+    /// Waits until a request is held. False if none is within `patience`.
+    pub fn wait_until_held(&self, patience: Duration) -> bool {
+        let none = |state: &mut State| !state.held;
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), patience, none);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    /// What is held goes on, if its connection is still there ([`Proxy::end_all`] ends it first).
+    pub fn let_go(&self) {
+        let mut state = self.shared.lock();
+        (state.holding, state.held) = (None, false);
+        state.let_go += 1;
+        self.shared.changed.notify_all();
+    }
+
     /// From now on new connections get no notifications: what a pooler does that gives each transaction another connection.
     /// Without TLS only.
     pub fn swallow_notifications(&self) {
@@ -174,6 +200,9 @@ impl Shared {
         while let Ok(n @ 1..) = from.read(&mut buffer) {
             let filtered = filter.as_mut().map(|filter| filter.without_notifications(&buffer[..n]));
             let chunk = filtered.as_deref().unwrap_or(&buffer[..n]);
+            if direction == Direction::Request {
+                self.hold_if_told(chunk);
+            }
             if !self.passes(direction) {
                 break;
             }
@@ -209,10 +238,22 @@ impl Shared {
         state.mode != Mode::Refuse
     }
 
+    fn hold_if_told(&self, chunk: &[u8]) {
+        let mut state = self.lock();
+        if !state.holding.as_ref().is_some_and(|text| contains(chunk, text)) {
+            return;
+        }
+        state.held = true;
+        self.changed.notify_all();
+        let since = state.let_go;
+        let held = |state: &mut State| state.let_go == since && !state.closed;
+        drop(self.changed.wait_while(state, held));
+    }
+
     fn is_to_be_lost(&self, chunk: &[u8]) -> bool {
         let mut state = self.lock();
         let Some((text, count)) = &mut state.losing else { return false };
-        let found = *count > 0 && chunk.windows(text.len()).any(|window| window == text.as_slice());
+        let found = *count > 0 && contains(chunk, text);
         *count -= usize::from(found);
         found
     }
@@ -248,6 +289,10 @@ impl Messages {
         }
         out
     }
+}
+
+fn contains(chunk: &[u8], text: &[u8]) -> bool {
+    chunk.windows(text.len()).any(|window| window == text)
 }
 
 /// Whether the server has said that it is ready for the next request: then the last one is carried out.

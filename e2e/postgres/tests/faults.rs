@@ -70,6 +70,30 @@ async fn a_lost_reply_is_lost_after_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_request_is_carried_out_when_it_is_let_go_and_not_at_all_when_its_connection_ends_before() {
+    let server = Server::start(&Options::default()).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let direct = connect(&server.uri()).await.unwrap();
+    direct.batch_execute("CREATE TABLE t (n bigint)").await.unwrap();
+    for (ends, rows) in [(true, 0), (false, 1)] {
+        let client = connect(&server.uri_for("postgres", proxy.port())).await.unwrap();
+        proxy.hold("INSERT INTO t");
+        assert_eq!(one(&client, "SELECT 1::bigint").await, 1, "other statements are answered");
+        assert!(!proxy.wait_until_held(Duration::ZERO));
+        let inserting = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (1)").await });
+        assert!(proxy.wait_until_held(PATIENCE));
+        assert_eq!(one(&direct, "SELECT count(*) FROM t").await, 0);
+        if ends {
+            proxy.end_all();
+        }
+        proxy.let_go();
+        let inserted = timeout(PATIENCE, inserting).await.expect("an end").unwrap();
+        assert_eq!(inserted.is_err(), ends);
+        assert_eq!(one(&direct, "SELECT count(*) FROM t").await, rows);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hanging_proxy_tells_nobody_and_a_cut_one_does() {
     let server = Server::start(&Options::default()).unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
