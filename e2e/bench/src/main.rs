@@ -1,0 +1,84 @@
+//! `pollux-bench`: the lease side by side with other electors, on the same PostgreSQL, API server and machine, in one run.
+//!
+//! Every contender is a process of its own, so that it can be killed and frozen, and writes down when it leads by the one
+//! clock of the machine. See [`rows`] for what is measured.
+
+mod contend;
+mod contender;
+mod elector;
+mod figure;
+mod handover;
+mod lane;
+mod pooler;
+mod report;
+mod rows;
+mod run;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::contend::Seat;
+use crate::rows::{Row, Size};
+
+#[derive(Parser)]
+#[command(name = "pollux-bench", version, about = "How long it takes until somebody else leads")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure; the last line is one JSON object
+    Lease {
+        /// These rows only
+        #[arg(long, value_delimiter = ',', value_name = "ROW,..")]
+        only: Vec<Row>,
+        /// Few samples, in two minutes: shows that it works, and nothing about speed
+        #[arg(long)]
+        quick: bool,
+        /// Write the JSON object to this file, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Take part in an election: what the bench starts, freezes and kills
+    #[command(hide = true)]
+    Contend {
+        #[command(flatten)]
+        seat: Seat,
+    },
+}
+
+fn main() -> ExitCode {
+    match carry_out(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pollux-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Contend { seat } => contend::contend(seat).map(|()| ExitCode::SUCCESS),
+        Command::Lease { only, quick, json } => {
+            let rows = if only.is_empty() { Row::value_variants() } else { &only };
+            let size = if quick { Size::Quick } else { Size::Full };
+            // Threads of a runtime that live as long as it does: contenders die with the thread that started them.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let (figures, failed) = runtime.block_on(run::run(rows, size))?;
+            let text = figures.to_string();
+            if let Some(path) = json {
+                std::fs::write(&path, format!("{text}\n"))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            println!("{text}");
+            Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
