@@ -110,10 +110,6 @@ impl Elector {
             Self::Etcd { ttl } => ttl / 3,
         }
     }
-
-    pub(crate) const fn needs_kubernetes(self) -> bool {
-        matches!(self, Self::ClientGo(_) | Self::Etcd { .. })
-    }
 }
 
 const fn secs(seconds: u64) -> Duration {

@@ -140,7 +140,7 @@ impl Row {
             Self::Etcd2s => self.rival(Elector::etcd_2s(), size, (2, [20, 20, 8])),
         }
         .into_iter()
-        .map(|plan| Plan { alone: self == Self::KillFast300, ..plan })
+        .map(|plan| Plan { alone: plan.alone || self == Self::KillFast300, ..plan })
         .collect()
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pollux_testbed::Versions;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
@@ -112,12 +113,15 @@ impl Run {
     /// What is to be known of a run besides its figures.
     async fn about(&self) -> Result<Map<String, Value>> {
         let version = self.world.client().await?.query_one("SHOW server_version", &[]).await?.get::<_, String>(0);
+        let versions = Versions::load();
         let about = json!({
             "date": jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
             "size": self.size.of("full", "quick"),
             "seconds": self.begun.elapsed().as_secs(),
             "cores": std::thread::available_parallelism()?.get(),
             "postgresql": version,
+            "kubernetes": versions.kubernetes(&versions.default)?,
+            "etcd": versions.component("etcd")?,
         });
         about.as_object().cloned().context("an object")
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pollux_lease::{Database, admin::Admin};
 use pollux_postgres::{Options, Server};
+use pollux_testbed::{ApiServer, Stop, Versions, build_module};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -24,10 +25,18 @@ pub(crate) struct World {
     server: Server,
     uri: String,
     pooler: Option<Pooler>,
+    kubernetes: Option<Kubernetes>,
     fast: bool,
     patience: Duration,
     dir: TempDir,
     elections: AtomicI64,
+}
+
+/// An API server with its etcd, and the program that contends there.
+#[derive(Debug)]
+struct Kubernetes {
+    server: ApiServer,
+    contender: String,
 }
 
 /// One election.
@@ -64,10 +73,13 @@ impl World {
         let uri = server.create_database(DATABASE)?;
         Admin::connect(&Database::parse(&uri)?).await?.migrate().await?;
         let pooler = needs.pooler.then(|| Pooler::start(server.port(), 40)).transpose()?;
+        let kubernetes =
+            if needs.kubernetes { Some(tokio::task::spawn_blocking(Kubernetes::start).await??) } else { None };
         let mut world = Self {
             server,
             uri,
             pooler,
+            kubernetes,
             fast: false,
             patience,
             dir: tempfile::tempdir()?,
@@ -111,6 +123,10 @@ impl World {
 
     pub(crate) async fn client(&self) -> Result<Client> {
         connect(&self.uri).await
+    }
+
+    fn kubernetes(&self) -> Result<&Kubernetes> {
+        self.kubernetes.as_ref().context("no API server was asked for")
     }
 
     async fn has_column(&self, table: &str, column: &str) -> Result<bool> {
@@ -164,8 +180,38 @@ impl World {
         match election.elector {
             Elector::Lease { ttl, .. } => own("lease", ttl),
             Elector::Rules(rules) => own(&rules.word(), Elector::TTL),
-            Elector::ClientGo(_) | Elector::Etcd { .. } => anyhow::bail!("not yet"),
+            Elector::ClientGo(timing) => {
+                let kubernetes = self.kubernetes()?;
+                let kubeconfig = kubernetes.server.kubeconfig().display().to_string();
+                let durations = [timing.lease, timing.renew, timing.retry].map(go_duration);
+                let words = [&kubernetes.contender, "client-go", &kubeconfig, &name, me];
+                Ok(words.into_iter().map(str::to_owned).chain(durations).collect())
+            }
+            Elector::Etcd { ttl } => {
+                let kubernetes = self.kubernetes()?;
+                let (etcd, ttl) = (kubernetes.server.etcd().to_string(), go_duration(ttl));
+                let words = [&kubernetes.contender, "etcd", &etcd, &name, me, &ttl];
+                Ok(words.into_iter().map(str::to_owned).collect())
+            }
         }
+    }
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    fn start() -> Result<Self> {
+        let files = [
+            ("main.go", include_str!("../go/main.go")),
+            ("clientgo.go", include_str!("../go/clientgo.go")),
+            ("etcd.go", include_str!("../go/etcd.go")),
+            ("go.mod", include_str!("../go/go.mod")),
+            ("go.sum", include_str!("../go/go.sum")),
+        ];
+        let stop = Stop::default();
+        let contender = build_module("bench-contender", env!("CARGO_PKG_VERSION"), &files, &stop)?;
+        let server = ApiServer::start(&Versions::load().default, &stop)?;
+        Ok(Self { server, contender: contender.display().to_string() })
     }
 }
 
@@ -185,8 +231,28 @@ impl Election {
     }
 }
 
+/// As Go's time.ParseDuration reads it.
+fn go_duration(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}
+
 pub(crate) async fn connect(uri: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(uri, NoTls).await.context("no connection")?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An old client of a new server would be a comparison with something that nobody runs.
+    #[test]
+    fn the_contenders_in_go_are_of_the_versions_that_the_testbed_runs() {
+        let (versions, module) = (Versions::load(), include_str!("../go/go.mod"));
+        let kubernetes = versions.kubernetes(&versions.default).unwrap().strip_prefix("1.").unwrap();
+        assert!(module.contains(&format!("k8s.io/client-go v0.{kubernetes}\n")), "{module}");
+        let etcd = versions.component("etcd").unwrap();
+        assert!(module.contains(&format!("go.etcd.io/etcd/client/v3 v{etcd}\n")), "{module}");
+    }
 }
