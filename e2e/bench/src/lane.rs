@@ -42,6 +42,8 @@ impl Lane {
         let mut holder = Member::start(&world, &election, 1)?;
         holder.contender.leads().await?;
         world.established(&election).await?;
+        // Processes that start together would look together for ever: the leader always a little before the standby.
+        sleep(elector.cycle().mul_f64(rand::random_range(0.0..1.0))).await;
         let mut standby = Member::start(&world, &election, 2)?;
         standby.contender.follows().await?;
         Ok(Self { world, election, holder, standby, started: 2, needless: 0 })
@@ -58,6 +60,21 @@ impl Lane {
             figure.push(self.sample(fault).await.with_context(|| format!("{}, {fault:?}", self.election.name()))?);
         }
         Ok(figure)
+    }
+
+    /// Whether another one leads than before. Somebody must, in the end.
+    pub(crate) async fn has_changed(&mut self) -> Result<bool> {
+        if self.standby.contender.unheard().iter().any(|said| said.leads().is_some()) {
+            return Ok(true);
+        }
+        let said = self.holder.contender.unheard();
+        if said.last().is_none_or(|said| said.leads().is_some()) {
+            return Ok(false);
+        }
+        tokio::select! {
+            led = self.holder.contender.leads() => led.map(|_| false),
+            led = self.standby.contender.leads() => led.map(|_| true),
+        }
     }
 
     /// From what happens to the leader to the moment at which the standby leads.

@@ -11,8 +11,10 @@ mod handover;
 mod lane;
 mod pooler;
 mod report;
+mod restart;
 mod rows;
 mod run;
+mod scale;
 mod world;
 
 use std::path::PathBuf;

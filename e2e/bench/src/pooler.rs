@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pollux_postgres::cpu_time;
 use tempfile::TempDir;
 
 /// The user `nobody`: PgBouncer does not run as root.
@@ -47,6 +48,11 @@ impl Pooler {
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The processor time that it has used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        cpu_time(self.child.id().cast_signed())
     }
 
     fn await_ready(&mut self) -> Result<()> {

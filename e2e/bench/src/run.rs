@@ -12,7 +12,9 @@ use crate::figure::Figure;
 use crate::handover;
 use crate::lane::Lane;
 use crate::report::{Key, Report};
+use crate::restart;
 use crate::rows::{Plan, Row, Size};
+use crate::scale;
 use crate::world::{Needs, World};
 
 /// What one lane found, and how often its leader changed needlessly.
@@ -24,11 +26,9 @@ pub(crate) async fn run(rows: &[Row], size: Size) -> Result<(Value, Vec<String>)
     let world = Arc::new(World::start(needs, size.of(Duration::from_secs(60), Duration::from_secs(45))).await?);
     let mut run = Run { world, report: Report::default(), size, failed: Vec::new(), begun: Instant::now() };
     let wanted: Vec<Row> = rows.iter().copied().filter(|row| run.can(*row)).collect();
-    for row in &wanted {
-        if *row == Row::Handover {
-            let done = run.handovers().await;
-            run.note(*row, done);
-        }
+    if wanted.contains(&Row::Handover) {
+        let done = run.handovers().await;
+        run.note(Row::Handover, done);
     }
     let plans: Vec<Plan> = wanted.iter().flat_map(|row| row.plans(size)).collect();
     for plan in plans.iter().filter(|plan| plan.alone) {
@@ -39,6 +39,14 @@ pub(crate) async fn run(rows: &[Row], size: Size) -> Result<(Value, Vec<String>)
     if !waiting.is_empty() {
         run.stage("everything that mostly waits, side by side");
         run.together(&waiting).await;
+    }
+    if wanted.contains(&Row::Restart) {
+        let done = run.restarts().await;
+        run.note(Row::Restart, done);
+    }
+    if wanted.contains(&Row::ScaleSingle) {
+        let done = run.scale().await;
+        run.note(Row::ScaleSingle, done);
     }
     eprintln!("\n{}", run.report.table());
     let about = run.about().await?;
@@ -83,6 +91,26 @@ impl Run {
         self.report.add(Key::own("floor_ms"), found.floor);
         self.report.add(Key::own("handover_ms"), found.lease);
         self.report.put(Key::own("handovers_without_successor"), json!(found.released));
+        Ok(())
+    }
+
+    async fn restarts(&mut self) -> Result<()> {
+        self.stage("the database is away for 5 s, twice");
+        let kinds = restart::measure(&self.world, self.size).await?;
+        let count = |kind: &restart::Restarted| json!({"changes": kind.changes, "leaders": kind.leaders});
+        let (ours, theirs): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| kind.row == Row::Restart);
+        let changes = ours.iter().map(|kind| kind.changes).sum::<usize>();
+        self.report.put(Key::own("changes_on_restart"), json!(changes));
+        let modes: Map<String, Value> = ours.iter().map(|kind| (kind.name.to_owned(), count(kind))).collect();
+        self.report.put(Key::own("restarts"), Value::Object(modes));
+        theirs.into_iter().for_each(|kind| self.report.put(Key::of(kind.row, kind.name), count(kind)));
+        Ok(())
+    }
+
+    async fn scale(&mut self) -> Result<()> {
+        self.stage("one statement for each agent, through PgBouncer, alone");
+        let entries = scale::single(&self.world, self.size).await?;
+        self.report.put(Key::own("scale_single"), json!(entries));
         Ok(())
     }
 

@@ -101,6 +101,10 @@ impl World {
         self.pooler.as_ref().map(Pooler::port).context("no pooler was asked for")
     }
 
+    pub(crate) fn pooler_cpu_time(&self) -> Duration {
+        self.pooler.as_ref().map_or(Duration::ZERO, Pooler::cpu_time)
+    }
+
     /// A database's URI through a port.
     pub(crate) fn uri(&self, port: u16) -> String {
         self.server.uri_for(DATABASE, port)
