@@ -9,6 +9,7 @@ mod elector;
 mod figure;
 mod handover;
 mod lane;
+mod plot;
 mod pooler;
 mod report;
 mod restart;
@@ -17,7 +18,7 @@ mod run;
 mod scale;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,16 @@ enum Command {
         /// Write the JSON object to this file, too
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Draw the figures into this file
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Draw the figures of an earlier run
+    Plot {
+        /// The JSON object
+        json: PathBuf,
+        /// The picture
+        svg: PathBuf,
     },
     /// Take part in an election: what the bench starts, freezes and kills
     #[command(hide = true)]
@@ -68,19 +79,30 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> Result<ExitCode> {
     match command {
         Command::Contend { seat } => contend::contend(seat).map(|()| ExitCode::SUCCESS),
-        Command::Lease { only, quick, json } => {
+        Command::Plot { json, svg } => {
+            let text = std::fs::read_to_string(&json).with_context(|| format!("cannot read {}", json.display()))?;
+            write(&svg, &plot::svg(&serde_json::from_str(&text)?)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lease { only, quick, json, svg } => {
             let rows = if only.is_empty() { Row::value_variants() } else { &only };
             let size = if quick { Size::Quick } else { Size::Full };
             // Threads of a runtime that live as long as it does: contenders die with the thread that started them.
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let (figures, failed) = runtime.block_on(run::run(rows, size))?;
             let text = figures.to_string();
-            if let Some(path) = json {
-                std::fs::write(&path, format!("{text}\n"))
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-            }
             println!("{text}");
+            if let Some(path) = json {
+                write(&path, &format!("{text}\n"))?;
+            }
+            if let Some(path) = svg {
+                write(&path, &plot::svg(&figures)?)?;
+            }
             Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -72,7 +72,7 @@ fn kinds(fast: bool, size: Size) -> Vec<Restarted> {
         kinds.push(kind(Row::Restart, "fast", lease(10, Failover::Fast), (6, 2)));
     }
     for (row, rules) in
-        [(Row::AdvisoryLock, Rules::AdvisoryLock), (Row::TtlRow, Rules::TtlRow), (Row::River, Rules::River)]
+        [(Row::AdvisoryLock, Rules::AdvisoryLock), (Row::TtlRow30s, Rules::TtlRow), (Row::River, Rules::River)]
     {
         kinds.push(kind(row, "changes_on_restart", Elector::Rules(rules), (5, 2)));
     }

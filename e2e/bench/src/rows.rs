@@ -30,7 +30,8 @@ pub(crate) enum Row {
     ClientGoDefault,
     ClientGoFast,
     AdvisoryLock,
-    TtlRow,
+    #[value(name = "ttl_row_30s")]
+    TtlRow30s,
     River,
     #[value(name = "etcd_10s")]
     Etcd10s,
@@ -76,7 +77,7 @@ impl Row {
             Self::ClientGoDefault => "client_go_default",
             Self::ClientGoFast => "client_go_fast",
             Self::AdvisoryLock => "advisory_lock",
-            Self::TtlRow => "ttl_row_30s",
+            Self::TtlRow30s => "ttl_row_30s",
             Self::River => "river",
             Self::Etcd10s => "etcd_10s",
             Self::Etcd2s => "etcd_2s",
@@ -134,7 +135,7 @@ impl Row {
             Self::ClientGoDefault => self.rival(Elector::client_go_default(), size, (3, [8, 6, 3])),
             Self::ClientGoFast => self.rival(Elector::client_go_fast(), size, (2, [15, 12, 5])),
             Self::AdvisoryLock => self.rival(Elector::Rules(Rules::AdvisoryLock), size, (2, [20, 20, 2])),
-            Self::TtlRow => self.rival(Elector::Rules(Rules::TtlRow), size, (3, [6, 6, 3])),
+            Self::TtlRow30s => self.rival(Elector::Rules(Rules::TtlRow), size, (3, [6, 6, 3])),
             Self::River => self.rival(Elector::Rules(Rules::River), size, (3, [20, 10, 4])),
             Self::Etcd10s => self.rival(Elector::etcd_10s(), size, (2, [20, 12, 6])),
             Self::Etcd2s => self.rival(Elector::etcd_2s(), size, (2, [20, 20, 8])),
