@@ -143,6 +143,7 @@ impl Member {
         };
         let me = format!("{}-{number}", election.name());
         let words = world.words(election, &me, port)?;
-        Ok(Self { contender: Contender::start(me, &words, world.log())?, proxy })
+        let log = world.log(&me);
+        Ok(Self { contender: Contender::start(me, &words, log)?, proxy })
     }
 }

@@ -2,6 +2,18 @@
 //!
 //! Every contender is a process of its own, so that it can be killed and frozen, and writes down when it leads by the one
 //! clock of the machine. See [`rows`] for what is measured.
+//!
+//! # The JSON object
+//!
+//! A duration is `{"p50", "p99", "max", "n"}` in milliseconds with one decimal; where somebody did not lead within `waited`,
+//! `never` counts how often, and the percentiles that this reaches are null.
+//!
+//! * `floor_ms`, `handover_ms`, `handover_over_floor` (p50 and p99 over the floor's p50), `handovers_without_successor`.
+//! * `kill_ttl_ms`, `stop_ttl_ms`, `kill_ttl3_ms`, `kill_pooler_ms`, `kill_fast_ms`, `hole_fast_ms`, `kill_fast300_ms`.
+//! * `changes_on_restart`: how many leaders changed; `restarts`: of how many, by mode.
+//! * `scale_single`: a list, by number of agents; processor times in cores.
+//! * `others`: for each other elector `release_ms`, `kill_ms`, `stop_ms`, and `changes_on_restart` if it uses PostgreSQL.
+//! * `needless_changes`: leaders that changed though nothing had happened to them; `not_measured`: rows, and why; `run`.
 
 mod contend;
 mod contender;

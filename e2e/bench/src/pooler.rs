@@ -22,13 +22,14 @@ pub(crate) struct Pooler {
 // === impl Pooler ===
 
 impl Pooler {
-    /// Starts one in front of the server on `port`, with at most `connections` to it.
-    pub(crate) fn start(port: u16, connections: usize) -> Result<Self> {
+    /// Starts one in front of the server on `port`, with at most `connections` to it, all of them as `role`, whose password is
+    /// its name.
+    pub(crate) fn start(port: u16, role: &str, connections: usize) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("pgbouncer.ini");
         let own = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!(
-            "[databases]\n* = user=postgres host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+            "[databases]\n* = user={role} password={role} host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {own}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n\
              max_client_conn = 1000\ndefault_pool_size = {connections}\n"
         );

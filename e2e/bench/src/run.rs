@@ -88,6 +88,11 @@ impl Run {
     async fn handovers(&mut self) -> Result<()> {
         self.stage("handovers and the floor, in turns, alone");
         let found = handover::measure(&self.world, self.size.of(300, 20)).await?;
+        let floor = found.floor.percentile(50).context("no floor")?.as_secs_f64();
+        let ratio =
+            |percent| found.lease.percentile(percent).map(|took| (took.as_secs_f64() / floor * 100.0).round() / 100.0);
+        let ratios = json!({"p50": ratio(50), "p99": ratio(99)});
+        self.report.put(Key::own("handover_over_floor"), ratios);
         self.report.add(Key::own("floor_ms"), found.floor);
         self.report.add(Key::own("handover_ms"), found.lease);
         self.report.put(Key::own("handovers_without_successor"), json!(found.released));
@@ -109,6 +114,7 @@ impl Run {
 
     async fn scale(&mut self) -> Result<()> {
         self.stage("one statement for each agent, through PgBouncer, alone");
+        self.report.lacks("scale_batched", "the lease has no statement that renews the leases of several bots");
         let entries = scale::single(&self.world, self.size).await?;
         self.report.put(Key::own("scale_single"), json!(entries));
         Ok(())

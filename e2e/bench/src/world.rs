@@ -18,6 +18,8 @@ use crate::elector::{Elector, Failover, Way};
 use crate::pooler::Pooler;
 
 const DATABASE: &str = "bench";
+/// The role of agents, and its password.
+const AGENT: &str = "agent";
 
 /// Everything that runs.
 #[derive(Debug)]
@@ -71,8 +73,11 @@ impl World {
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let server = Server::start(&Options { settings, tls: None })?;
         let uri = server.create_database(DATABASE)?;
-        Admin::connect(&Database::parse(&uri)?).await?.migrate().await?;
-        let pooler = needs.pooler.then(|| Pooler::start(server.port(), 40)).transpose()?;
+        let mut admin = Admin::connect(&Database::parse(&uri)?).await?;
+        admin.migrate().await?;
+        // Agents have a role with time limits of its own, here as in earnest.
+        admin.grant_role(AGENT, AGENT, -1).await?;
+        let pooler = needs.pooler.then(|| Pooler::start(server.port(), AGENT, 40)).transpose()?;
         let kubernetes =
             if needs.kubernetes { Some(tokio::task::spawn_blocking(Kubernetes::start).await??) } else { None };
         let mut world = Self {
@@ -105,9 +110,9 @@ impl World {
         self.pooler.as_ref().map_or(Duration::ZERO, Pooler::cpu_time)
     }
 
-    /// A database's URI through a port.
-    pub(crate) fn uri(&self, port: u16) -> String {
-        self.server.uri_for(DATABASE, port)
+    /// An agent's URI through a port.
+    pub(crate) fn agent_uri(&self, port: u16) -> String {
+        format!("postgresql://{AGENT}:{AGENT}@127.0.0.1:{port}/{DATABASE}")
     }
 
     /// How long a new leader is waited for.
@@ -120,9 +125,9 @@ impl World {
         self.fast
     }
 
-    /// Where contenders write their errors.
-    pub(crate) fn log(&self) -> PathBuf {
-        self.dir.path().join("contenders.log")
+    /// Where a contender writes its errors.
+    pub(crate) fn log(&self, me: &str) -> PathBuf {
+        self.dir.path().join(me).with_extension("log")
     }
 
     pub(crate) async fn client(&self) -> Result<Client> {
@@ -175,15 +180,14 @@ impl World {
     /// The command that starts a contender.
     pub(crate) fn words(&self, election: &Election, me: &str, port: u16) -> Result<Vec<String>> {
         let (name, number) = (election.name(), election.number.to_string());
-        let own = |rules: &str, ttl: Duration| -> Result<Vec<String>> {
-            let exe = std::env::current_exe()?.display().to_string();
-            let (uri, ttl) = (self.uri(port), ttl.as_millis().to_string());
+        let own = |rules: &str, uri: String, ttl: Duration| -> Result<Vec<String>> {
+            let (exe, ttl) = (std::env::current_exe()?.display().to_string(), ttl.as_millis().to_string());
             let words = [&exe, "contend", rules, "--uri", &uri, "--election", &name, "--number", &number];
             Ok(words.into_iter().chain(["--me", me, "--ttl-ms", &ttl]).map(str::to_owned).collect())
         };
         match election.elector {
-            Elector::Lease { ttl, .. } => own("lease", ttl),
-            Elector::Rules(rules) => own(&rules.word(), Elector::TTL),
+            Elector::Lease { ttl, .. } => own("lease", self.agent_uri(port), ttl),
+            Elector::Rules(rules) => own(&rules.word(), self.server.uri_for(DATABASE, port), Elector::TTL),
             Elector::ClientGo(timing) => {
                 let kubernetes = self.kubernetes()?;
                 let kubeconfig = kubernetes.server.kubeconfig().display().to_string();
