@@ -91,7 +91,7 @@ generate: need-build ## Write the generated files anew (crds/, the chart's copie
 audit: $(DENY) ## Known vulnerabilities in dependencies (needs the network)
 	$(DENY) check advisories
 
-# Without the machine's other work, or the milliseconds are those of somebody else. BENCH='--quick' shows in four minutes that it
+# Without the machine's other work, or the milliseconds are those of somebody else. BENCH='--quick' shows in three minutes that it
 # works; BENCH='--only kill_ttl,river' measures these rows only.
 bench-lease: need-build need-bench need-cluster ## The lease beside other leader electors, in one run (25 minutes); one JSON object as its last line
 	@$(STAGE) "Pollux and its tests" 900 $(BUILD)
