@@ -8,5 +8,6 @@ mod processes;
 mod proxy;
 mod server;
 
+pub use processes::cpu_time;
 pub use proxy::Proxy;
 pub use server::{Options, Server, Stop, Tls};

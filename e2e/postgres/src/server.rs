@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
-use crate::processes::{family, signal};
+use crate::processes::{cpu_time, family, signal};
 
 /// How long a start or a stop may take on a machine that builds at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,6 +118,11 @@ impl Server {
     /// The port.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The processor time that its processes have used since it was started; zero if it does not run.
+    pub fn cpu_time(&self) -> Duration {
+        self.pid().map_or(Duration::ZERO, cpu_time)
     }
 
     /// Makes a database and returns the superuser's URI for it.

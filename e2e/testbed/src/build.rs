@@ -70,6 +70,33 @@ pub fn build(kubernetes: &str, quiet: bool, stop: &Stop) -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Builds a module of somebody else's (its files by their names) into `bin/<name>-<version>/`, once for each content, and
+/// returns the program.
+///
+/// # Errors
+/// If there is no Go, or it does not build; the end of the log is in the message.
+pub fn build_module(
+    name: &'static str,
+    version: &str,
+    files: &[(&'static str, &'static str)],
+    stop: &Stop,
+) -> Result<PathBuf> {
+    let component = Component {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        expected: Duration::from_secs(60),
+        source: Source::Module { files: files.to_vec(), output: name, linked: String::new() },
+    };
+    if !component.is_built() {
+        fs::create_dir_all(paths::cache()).context("cannot make the cache's folder")?;
+        let lock = fs::File::create(paths::cache().join("build.lock"))?;
+        lock.lock().context("cannot wait for another build")?;
+        let go = preflight::for_build(false)?;
+        stage(false, name, component.expected, Some(&component.log()), || component.build(&go, stop))?;
+    }
+    Ok(component.folder().join(name))
+}
+
 fn components(versions: &Versions, kubernetes: &str) -> Result<Vec<Component>> {
     let component = |name: &str, seconds: u64, packages: &[&str], tags: &'static str, cgo: bool| -> Result<Component> {
         Ok(Component {

@@ -1,5 +1,7 @@
 //! etcd, API server, controller manager and scheduler, in a network namespace that is also the nodes' switch.
 
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -74,22 +76,30 @@ pub(crate) fn start_api(layout: &Layout, port: u16) -> Result<()> {
     );
     layout.start("etcd", &inside, &etcd, None)?;
     let p = layout.pki().display().to_string();
+    let options = api_options("http://127.0.0.1:2379", &layout.pki(), Ipv4Addr::UNSPECIFIED, 6443);
     let api = words(
         layout,
         "kube-apiserver",
         &format!(
-            "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={CONTROL_PLANE} --secure-port=6443 \
-             --tls-cert-file={p}/apiserver.crt --tls-private-key-file={p}/apiserver.key --client-ca-file={p}/ca.crt \
-             --kubelet-client-certificate={p}/apiserver-kubelet.crt --kubelet-client-key={p}/apiserver-kubelet.key \
+            "{options} --kubelet-client-certificate={p}/apiserver-kubelet.crt --kubelet-client-key={p}/apiserver-kubelet.key \
              --kubelet-certificate-authority={p}/ca.crt --kubelet-preferred-address-types=InternalIP \
-             --service-account-key-file={p}/sa.pub --service-account-signing-key-file={p}/sa.key \
-             --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range={SERVICES} \
              --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction"
         ),
     );
     layout.start("apiserver", &inside, &api, None)?;
     let address = forward::open(layout, "forward-api", &layout.namespace(), "127.0.0.1:6443", port)?;
     pki::portable_kubeconfig(&layout.pki(), "admin", &layout.name, &format!("https://{address}"), &layout.kubeconfig())
+}
+
+/// What every API server of ours is told.
+pub(crate) fn api_options(etcd: &str, pki: &Path, bind: Ipv4Addr, port: u16) -> String {
+    let p = pki.display();
+    format!(
+        "--etcd-servers={etcd} --bind-address={bind} --advertise-address={CONTROL_PLANE} --secure-port={port} \
+         --tls-cert-file={p}/apiserver.crt --tls-private-key-file={p}/apiserver.key --client-ca-file={p}/ca.crt \
+         --service-account-key-file={p}/sa.pub --service-account-signing-key-file={p}/sa.key \
+         --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range={SERVICES}"
+    )
 }
 
 /// Waits for the API server, then starts those that need it.

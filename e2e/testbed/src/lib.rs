@@ -25,6 +25,7 @@
 //! from async code, call them in `spawn_blocking`. A [`Cluster`] is a cheap handle; dropping it leaves the cluster running.
 //! The program `pollux-testbed` must have been built: it serves the forwarded ports.
 
+mod api_server;
 mod build;
 mod cgroups;
 mod cluster;
@@ -43,7 +44,8 @@ mod process;
 mod stage;
 mod versions;
 
-pub use build::build;
+pub use api_server::ApiServer;
+pub use build::{build, build_module};
 pub use cluster::{Cluster, Options, Status};
 pub use faults::{Direction, Pod, Signal, signal_processes};
 pub use forward::serve as serve_forward;

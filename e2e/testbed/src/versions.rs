@@ -37,7 +37,10 @@ impl Versions {
     }
 
     /// The version of another component.
-    pub(crate) fn component(&self, name: &str) -> Result<&str> {
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn component(&self, name: &str) -> Result<&str> {
         self.components.get(name).map(String::as_str).with_context(|| format!("versions.toml has no {name}"))
     }
 
