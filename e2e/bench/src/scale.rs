@@ -40,17 +40,18 @@ const API: &str = "https://api.telegram.org";
 const BEGIN: &str = "SELECT count(*) FROM (
     SELECT pollux.beat(b, $3, $4, 'agent-' || b, 1, true, false, $5, '{}') FROM generate_series($1::bigint, $2::bigint) b) s";
 const ACQUIRE: &str = "SELECT count(*) FROM (
-    SELECT pollux.acquire(b, $3, $4, 'agent-' || b, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
+    SELECT pollux.acquire(b, $3, $4, 'agent-' || b, pollux.incarnation(), 0, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
     WHERE (a -> 'done')::boolean";
-const ROWS: &str = "SELECT bot_id, epoch, renew_seq FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";
+const ROWS: &str = "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";
 /// As `operator/lease/src/statements.rs` sends it.
-const RENEW: &str = "SELECT pollux.renew($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12)";
+const RENEW: &str = "SELECT pollux.renew($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)";
 
 /// An agent that holds its bot's lease.
 #[derive(Clone, Debug)]
 struct Agent {
     bot: i64,
     me: String,
+    incarnation: String,
     epoch: i64,
     seq: i64,
     beat: i64,
@@ -197,21 +198,32 @@ fn who() -> Json<Value> {
 impl Agent {
     fn new(row: &tokio_postgres::Row, phase: Duration) -> Self {
         let bot: i64 = row.get(0);
-        Self { bot, me: format!("agent-{bot}"), epoch: row.get(1), seq: row.get(2), beat: row.get(2), phase }
+        Self {
+            bot,
+            me: format!("agent-{bot}"),
+            incarnation: row.get(3),
+            epoch: row.get(1),
+            seq: row.get(2),
+            beat: row.get(2),
+            phase,
+        }
     }
 
     /// Whether it was renewed.
     async fn renew(&mut self, client: &Client) -> Result<bool> {
         self.beat += 1;
         let (digest, who, ttl) = (DIGEST, who(), i32::try_from(Elector::TTL.as_millis())?);
-        let with: [(&(dyn ToSql + Sync), Type); 12] = [
+        let with: [(&(dyn ToSql + Sync), Type); 15] = [
             (&self.bot, Type::INT8),
             (&API, Type::TEXT),
             (&digest, Type::BYTEA),
             (&self.me, Type::TEXT),
+            (&self.incarnation, Type::TEXT),
             (&self.epoch, Type::INT8),
             (&self.seq, Type::INT8),
             (&ttl, Type::INT4),
+            (&None::<i64>, Type::INT8),
+            (&None::<i32>, Type::INT4),
             (&self.beat, Type::INT8),
             (&true, Type::BOOL),
             (&false, Type::BOOL),

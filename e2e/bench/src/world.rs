@@ -155,7 +155,7 @@ impl World {
                 setting["failover"] = json!("Fast");
             }
             if failover == Failover::Fast300 {
-                setting["fastFenceMilliseconds"] = json!(300);
+                setting["fast"] = json!({"fenceMilliseconds": 300, "sessionTimeoutMilliseconds": 600});
             }
             let put = "SELECT pollux.put_setting('bench', 'bench', $1, 1, NULL, $2)";
             self.client().await?.execute(put, &[&election.name(), &setting]).await?;
