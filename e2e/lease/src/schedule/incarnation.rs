@@ -1,0 +1,118 @@
+//! The database goes back in time: a lost tail of its log, a standby that had not received everything, an older snapshot. In
+//! each of them a granted epoch is gone from the row, or the fault did not take.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pollux_lease::BootInstant;
+use pollux_postgres::{Proxy, Server};
+use tokio::time::sleep;
+
+use super::{DidNotTake, LOOK, Schedule};
+use crate::lane::DATABASE;
+use crate::plan::{Fault, Kind};
+
+/// How long a handover may take to come about.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Schedule<'_> {
+    /// Returns from when on the database is there again.
+    pub(super) async fn go_back(&mut self, fault: &Fault) -> Result<BootInstant> {
+        match fault.kind {
+            Kind::LostTail => {
+                self.lane.server.set("synchronous_commit", "off")?;
+                let granted = self.grant(fault.hold).await?;
+                self.lane.server.kill()?;
+                self.come_back(granted, |server| {
+                    server.start_again()?;
+                    server.set("synchronous_commit", "on")
+                })
+            }
+            Kind::Restore => {
+                let snapshot = self.lane.server.snapshot()?;
+                let granted = self.grant(fault.hold).await?;
+                self.lane.server.kill()?;
+                self.come_back(granted, |server| {
+                    server.restore(snapshot)?;
+                    server.start_again()
+                })
+            }
+            Kind::Failover => {
+                let (link, standby) = self.standby()?;
+                link.hang();
+                self.fail_over(standby, fault.hold).await
+            }
+            _ => self.fail_over_twice(fault).await,
+        }
+    }
+
+    /// Two standbys of one primary, the second of which never hears of the first one's time: the same timeline twice.
+    async fn fail_over_twice(&mut self, fault: &Fault) -> Result<BootInstant> {
+        let (link, first) = self.standby()?;
+        let (second_link, second) = self.standby()?;
+        second_link.hang();
+        self.grant(Duration::ZERO).await?;
+        first.catch_up_with(&self.lane.server)?;
+        link.hang();
+        let back = self.fail_over(first, Duration::ZERO).await?;
+        let bound = fault.kind.bound(self.longest);
+        while self.leader(None, back).is_none() {
+            ensure!(BootInstant::now() - back < bound, "nobody leads {bound:?} after the first failover");
+            sleep(LOOK).await;
+        }
+        self.note(format!("somebody leads {} ms after the first failover", (BootInstant::now() - back).as_millis()));
+        self.fail_over(second, fault.hold).await
+    }
+
+    /// A standby that has everything so far, and the proxy by which it receives more.
+    fn standby(&self) -> Result<(Proxy, Server)> {
+        let primary = &self.lane.server;
+        let link = Proxy::start(primary.port())?;
+        let standby = primary.standby(link.port())?;
+        standby.catch_up_with(primary)?;
+        Ok((link, standby))
+    }
+
+    /// An epoch is granted that the standby does not receive, the primary dies for good, and the standby takes its place.
+    async fn fail_over(&mut self, standby: Server, hold: Duration) -> Result<BootInstant> {
+        let granted = self.grant(hold).await?;
+        self.lane.server.kill()?;
+        self.lane.server = standby;
+        self.come_back(granted, Server::promote)
+    }
+
+    /// Brings the database up, and lets nobody in before it is certain that it has forgotten the epoch that was granted.
+    fn come_back(&mut self, granted: i64, up: impl FnOnce(&Server) -> Result<()>) -> Result<BootInstant> {
+        self.proxies.iter().for_each(Proxy::cut);
+        up(&self.lane.server)?;
+        let known = format!("SELECT coalesce(max(epoch), 0) FROM pollux.lease WHERE bot_id = {}", self.bot);
+        let known: i64 = self.lane.server.ask(DATABASE, &known)?.parse()?;
+        for proxy in &self.proxies {
+            proxy.retarget(self.lane.server.port());
+            proxy.heal();
+        }
+        let back = BootInstant::now();
+        self.note(format!("epoch {granted} was granted, the row is at {known}"));
+        ensure!(known < granted, DidNotTake(format!("epoch {granted} is still known")));
+        Ok(back)
+    }
+
+    /// Whoever leads hands over, so that an epoch begins, which lasts for a while; then this is the last one granted.
+    async fn grant(&mut self, hold: Duration) -> Result<i64> {
+        let deadline = BootInstant::now() + PATIENCE;
+        while !self.handed_over().await? {
+            ensure!(BootInstant::now() < deadline, DidNotTake("nobody hands over".into()));
+            sleep(LOOK).await;
+        }
+        sleep(hold).await;
+        let row = self.lane.query(&format!("SELECT epoch FROM pollux.lease WHERE bot_id = {}", self.bot)).await?;
+        Ok(row.context("the lease has no row")?.get(0))
+    }
+
+    async fn handed_over(&mut self) -> Result<bool> {
+        let Some(leader) = self.leader(None, BootInstant::ZERO) else { return Ok(false) };
+        let leader = &mut self.contenders[leader];
+        leader.order_handover().await?;
+        Ok(leader.outcome().await? == "to")
+    }
+}
