@@ -73,8 +73,8 @@ async fn run(lane: &mut Lane, seed: u64, kinds: &[Kind]) -> Outcome {
 
 impl Lane {
     async fn new(told: &Told) -> Result<Self> {
-        // Nothing but commits writes the log out, so that what is lost without synchronous commits is lost for sure.
-        let settings = [("wal_writer_delay", "10s"), ("checkpoint_timeout", "1d"), ("autovacuum", "off")];
+        // Nothing but commits writes the log out, so that what is lost without them is lost for sure.
+        let settings = [("checkpoint_timeout", "1d"), ("autovacuum", "off")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let server = Server::start(&Options { settings, shiftable: told.shiftable, ..Options::default() })?;
         let owner = server.create_database(DATABASE)?;

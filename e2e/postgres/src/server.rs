@@ -229,6 +229,17 @@ impl Server {
         }
     }
 
+    /// Freezes the process that writes the log for those who do not wait for it: what is committed without being waited for
+    /// stays in memory until the next start, and a kill loses it.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn freeze_log_writer(&self) -> Result<()> {
+        let pid = self.ask("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")?;
+        signal(pid.parse().context("there is no walwriter")?, Signal::STOP);
+        Ok(())
+    }
+
     /// Starts it again after a stop or a kill, on the same port and data, and waits until it accepts connections.
     ///
     /// # Errors

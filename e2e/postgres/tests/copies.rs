@@ -63,11 +63,11 @@ fn a_restored_snapshot_knows_nothing_of_what_came_after_it() {
 
 #[test]
 fn without_synchronous_commits_a_crash_loses_the_tail_and_with_them_it_does_not() {
-    // Nothing but a commit writes the log out within this time.
-    let server = server(&[("wal_writer_delay", "10s")]);
+    let server = server(&[]);
     for (setting, n, kept) in [("off", 1, ""), ("on", 2, "2")] {
         server.set("synchronous_commit", setting).unwrap();
         server.ask("postgres", "CHECKPOINT").unwrap();
+        server.freeze_log_writer().unwrap();
         insert(&server, n);
         server.kill().unwrap();
         server.start_again().unwrap();

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pollux_lease::BootInstant;
+use pollux_lease_soak::oracle::{died, judge};
 use pollux_postgres::Proxy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use support::oracle::{died, judge, verdict};
+use support::oracle::verdict;
 use support::process::{Contender, contend};
 use support::{Db, TTL, server, until};
 use tokio_postgres::Client;

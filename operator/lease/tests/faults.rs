@@ -5,8 +5,9 @@ mod support;
 use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, DatabaseState, HandOver, HandedOver, Reason, Role};
+use pollux_lease_soak::oracle::Recorder;
 use pollux_postgres::{Options, Proxy, Server, Stop};
-use support::oracle::{Recorder, verdict};
+use support::oracle::verdict;
 use support::{Db, TTL, config, leads, ready, see, server, stands_by, until};
 
 fn order() -> HandOver {

@@ -20,6 +20,7 @@ impl Schedule<'_> {
     pub(super) async fn go_back(&mut self, fault: &Fault) -> Result<BootInstant> {
         match fault.kind {
             Kind::LostTail => {
+                self.lane.server.freeze_log_writer()?;
                 self.lane.server.set("synchronous_commit", "off")?;
                 let granted = self.grant(fault.hold).await?;
                 self.lane.server.kill()?;

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pollux_lease::BootInstant;
-use pollux_lease_soak::oracle::Verdict;
-pub use pollux_lease_soak::oracle::{Recorder, died, judge};
+use pollux_lease_soak::oracle::{Verdict, judge};
 
 /// Judges until as much has been written down as must have happened: the epochs, and in how many pieces they were led.
 pub async fn verdict(dir: &Path, epochs: &[i64], pieces: usize) -> Verdict {

@@ -9,9 +9,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, HandOver, Lease, Reason, Role};
+use pollux_lease_soak::oracle::Recorder;
 use rustix::process::{Pid, Signal, kill_process};
-
-use super::oracle::Recorder;
 
 const TOLD: &str = "POLLUX_CONTENDER";
 
