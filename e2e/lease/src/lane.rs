@@ -18,6 +18,8 @@ use crate::schedule;
 
 /// The database in which the leases are.
 pub(crate) const DATABASE: &str = "lease";
+/// Where a schedule notes what a database that goes back in time has to forget.
+pub(crate) const MARK: &str = "public.mark";
 /// The most contenders that a plan has.
 const PODS: u8 = 4;
 /// How long a question of the lane's own may take.
@@ -79,6 +81,7 @@ impl Lane {
         let server = Server::start(&Options { settings, shiftable: told.shiftable, ..Options::default() })?;
         let owner = server.create_database(DATABASE)?;
         Admin::connect(&Database::parse(&owner)?).await?.migrate().await?;
+        server.ask(DATABASE, &format!("CREATE TABLE {MARK} (bot bigint, epoch bigint)"))?;
         let networks = (0..PODS).map(|n| if told.isolated { Network::isolated(n) } else { Ok(Network::shared()) });
         Ok(Self { server, networks: networks.collect::<Result<_>>()?, client: None })
     }

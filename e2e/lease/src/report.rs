@@ -21,8 +21,8 @@ pub(crate) struct Sample {
     pub(crate) leader: bool,
     /// How long it took until somebody led again.
     pub(crate) back: Duration,
-    /// By how much the epoch rose.
-    pub(crate) changes: i64,
+    /// How often the lease changed hands by it.
+    pub(crate) changes: usize,
 }
 
 /// What became of a schedule.
@@ -37,8 +37,10 @@ pub(crate) struct Outcome {
     pub(crate) overlap: bool,
     /// An epoch that did not rise.
     pub(crate) stale_epoch: bool,
-    /// These, or anything else that must not be, and what went before.
+    /// These, or anything else that must not be.
     pub(crate) failure: Option<String>,
+    /// What happened, line by line.
+    pub(crate) diary: Vec<String>,
 }
 
 /// What schedules showed, all together.
@@ -58,10 +60,10 @@ pub(crate) struct Spread {
     pub(crate) n: usize,
     /// Of these, how many hit the leader; only they count below.
     pub(crate) leader: usize,
-    /// By how much epochs rose in all of them.
-    pub(crate) changes: i64,
-    pub(crate) p50_ms: u128,
-    pub(crate) max_ms: u128,
+    /// How often the lease changed hands in all of them.
+    pub(crate) changes: usize,
+    pub(crate) p50_ms: u64,
+    pub(crate) max_ms: u64,
     /// Of those that hit the leader, sorted.
     #[serde(skip)]
     backs: Vec<Duration>,
@@ -83,8 +85,8 @@ pub(crate) struct Run {
 // === impl Outcome ===
 
 impl Outcome {
-    /// One line; a failure has more.
-    pub(crate) fn line(&self) -> String {
+    /// One line; a failure has more, and so has everything if all is to be told.
+    pub(crate) fn text(&self, all: bool) -> String {
         let faults: Vec<_> = self.samples.iter().map(|sample| sample.kind.word()).collect();
         let worst = self.samples.iter().max_by_key(|sample| sample.back);
         let worst = worst.map(|s| format!("{} ms after {}", s.back.as_millis(), s.kind.word())).unwrap_or_default();
@@ -95,7 +97,11 @@ impl Outcome {
             self.took,
             self.epochs,
             faults.join(" "),
-            self.failure.as_ref().map(|failure| format!("\n{failure}")).unwrap_or_default()
+            match &self.failure {
+                Some(failure) => format!("\n{failure}\n{}", self.diary.join("\n")),
+                None if all => format!("\n{}", self.diary.join("\n")),
+                None => String::new(),
+            }
         )
     }
 }
@@ -152,8 +158,8 @@ impl Spread {
             self.leader += 1;
             let place = self.backs.partition_point(|back| *back <= sample.back);
             self.backs.insert(place, sample.back);
-            self.p50_ms = self.backs[(self.backs.len() - 1) / 2].as_millis();
-            self.max_ms = self.max_ms.max(sample.back.as_millis());
+            let ms = |place: usize| u64::try_from(self.backs[place].as_millis()).unwrap_or(u64::MAX);
+            (self.p50_ms, self.max_ms) = (ms((self.backs.len() - 1) / 2), ms(self.backs.len() - 1));
         }
     }
 }

@@ -38,6 +38,9 @@ pub(crate) struct Told {
     /// A file to which the run adds its sums as a line of JSON
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Tell what happened in every schedule, not only in those that failed
+    #[arg(long)]
+    verbose: bool,
 }
 
 /// What all lanes share.
@@ -95,7 +98,7 @@ fn prepare(told: &Told) -> Result<(Vec<Kind>, Vec<Kind>, Lane)> {
     ensure!(!kinds.is_empty(), "none of these faults is possible here");
     let faults = kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(",");
     let shifts = kinds.contains(&Kind::DatabaseClock);
-    Ok((kinds, skipped, Lane { faults, isolated: isolated.is_ok(), shifts }))
+    Ok((kinds, skipped, Lane { faults, isolated: isolated.is_ok(), shifts, verbose: told.verbose }))
 }
 
 fn first_seed(told: &Told) -> Result<u64> {
@@ -111,6 +114,7 @@ struct Lane {
     faults: String,
     isolated: bool,
     shifts: bool,
+    verbose: bool,
 }
 
 async fn run_lane(lane: &Lane, shared: &Mutex<Shared>) -> Result<()> {
@@ -124,7 +128,7 @@ async fn run_lane(lane: &Lane, shared: &Mutex<Shared>) -> Result<()> {
         asks.write_all(format!("{seed}\n").as_bytes()).await.context("a lane has ended")?;
         let Some(answer) = answers.next_line().await? else { bail!("a lane has ended in schedule {seed}") };
         let outcome: Outcome = serde_json::from_str(&answer)?;
-        println!("{}", outcome.line());
+        println!("{}", outcome.text(lane.verbose));
         locked(shared, |shared| shared.total.add(&outcome));
     }
     drop(asks);

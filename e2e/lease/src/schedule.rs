@@ -54,13 +54,17 @@ struct Schedule<'a> {
     /// What happened, for whoever has to find out why.
     diary: Vec<String>,
     samples: Vec<Sample>,
+    /// How many epochs have been led.
+    led: usize,
 }
 
-/// Who leads, and somebody could take over.
-#[derive(Clone, Copy, Debug)]
+/// Somebody leads, and others could take over.
+#[derive(Clone, Debug)]
 struct Calm {
     leader: usize,
     epoch: i64,
+    /// At least one. Whoever lost its connection long ago may take seconds to come back, and is none of them.
+    standbys: Vec<usize>,
 }
 
 /// A fault that has begun.
@@ -102,7 +106,8 @@ pub(crate) async fn run(lane: &mut Lane, seed: u64, plan: &Plan) -> Outcome {
                 }
                 (Ok(_), Ok(())) => None,
             };
-            outcome.failure = failure.map(|failure| format!("{failure}\n{}", schedule.diary.join("\n")));
+            outcome.failure = failure;
+            outcome.diary = std::mem::take(&mut schedule.diary);
         }
         Err(error) => outcome.failure = Some(format!("{error:#}")),
     }
@@ -128,6 +133,7 @@ impl<'a> Schedule<'a> {
             longest: TTL,
             diary: Vec::new(),
             samples: Vec::new(),
+            led: 0,
         };
         for place in 0..plan.contenders {
             let contender = schedule.start_in_a_new_pod(place)?;
@@ -138,9 +144,10 @@ impl<'a> Schedule<'a> {
 
     async fn all(&mut self, plan: &Plan) -> Result<()> {
         let mut calm = self.calm().await.context("at the beginning")?;
+        self.led = self.judge()?.epochs.len();
         for fault in &plan.faults {
             for tries in 1.. {
-                match self.one(fault, calm).await {
+                match self.one(fault, &calm).await {
                     Ok(next) => {
                         calm = next;
                         break;
@@ -157,7 +164,7 @@ impl<'a> Schedule<'a> {
     }
 
     /// One fault from calm to calm.
-    async fn one(&mut self, fault: &Fault, before: Calm) -> Result<Calm> {
+    async fn one(&mut self, fault: &Fault, before: &Calm) -> Result<Calm> {
         self.note(format!("{} (epoch {}, led by {})", fault.kind.word(), before.epoch, self.name(before.leader)));
         let begun = self.begin(fault, before).await?;
         let back = self.ride_out(fault, &begun).await?;
@@ -169,9 +176,9 @@ impl<'a> Schedule<'a> {
             back.as_millis(),
             calm.epoch
         ));
-        let changes = calm.epoch - before.epoch;
-        self.samples.push(Sample { kind: fault.kind, leader: begun.leader, back, changes });
-        self.judge()?;
+        let led = self.judge()?.epochs.len();
+        self.samples.push(Sample { kind: fault.kind, leader: begun.leader, back, changes: led - self.led });
+        self.led = led;
         Ok(calm)
     }
 
@@ -210,10 +217,11 @@ impl<'a> Schedule<'a> {
     /// Waits until somebody leads, in truth and by the row, and somebody else is fit to take over.
     async fn calm(&mut self) -> Result<Calm> {
         let sql = format!(
-            "SELECT l.pod, l.epoch FROM pollux.lease l WHERE l.bot_id = {} AND l.holder IS NOT NULL AND EXISTS (
-                SELECT FROM pollux.candidate c
+            "SELECT l.pod, l.epoch, ARRAY(
+                SELECT c.pod FROM pollux.candidate c
                  WHERE c.bot_id = l.bot_id AND c.id <> l.holder AND c.ready AND NOT c.leaving
-                   AND abs(extract(epoch FROM clock_timestamp() - c.beat_at)) < 0.3)",
+                   AND abs(extract(epoch FROM clock_timestamp() - c.beat_at)) < 0.3)
+             FROM pollux.lease l WHERE l.bot_id = {} AND l.holder IS NOT NULL",
             self.bot
         );
         let deadline = BootInstant::now() + CALM;
@@ -224,7 +232,12 @@ impl<'a> Schedule<'a> {
                 && latest(self.beliefs(), self.name(leader))
                     .is_some_and(|(belief, _)| belief.epoch == row.get::<_, i64>(1))
             {
-                return Ok(Calm { leader, epoch: row.get(1) });
+                let fit: Vec<&str> = row.get(2);
+                let standbys = (0..self.contenders.len()).filter(|n| fit.contains(&self.contenders[*n].told.pod()));
+                let calm = Calm { leader, epoch: row.get(1), standbys: standbys.filter(|n| *n != leader).collect() };
+                if !calm.standbys.is_empty() {
+                    return Ok(calm);
+                }
             }
             ensure!(BootInstant::now() < deadline, "no leader with a standby within {CALM:?}");
             sleep(LOOK * 3).await;

@@ -1,5 +1,5 @@
 //! The database goes back in time: a lost tail of its log, a standby that had not received everything, an older snapshot. In
-//! each of them a granted epoch is gone from the row, or the fault did not take.
+//! each of them what was committed last is gone, or the fault did not take.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use pollux_postgres::{Proxy, Server};
 use tokio::time::sleep;
 
 use super::{DidNotTake, LOOK, Schedule};
-use crate::lane::DATABASE;
+use crate::lane::{DATABASE, MARK};
 use crate::plan::{Fault, Kind};
 
 /// How long a handover may take to come about.
@@ -24,7 +24,7 @@ impl Schedule<'_> {
                 self.lane.server.set("synchronous_commit", "off")?;
                 let granted = self.grant(fault.hold).await?;
                 self.lane.server.kill()?;
-                self.come_back(granted, |server| {
+                self.come_back(fault.kind, granted, |server| {
                     server.start_again()?;
                     server.set("synchronous_commit", "on")
                 })
@@ -33,7 +33,7 @@ impl Schedule<'_> {
                 let snapshot = self.lane.server.snapshot()?;
                 let granted = self.grant(fault.hold).await?;
                 self.lane.server.kill()?;
-                self.come_back(granted, |server| {
+                self.come_back(fault.kind, granted, |server| {
                     server.restore(snapshot)?;
                     server.start_again()
                 })
@@ -41,7 +41,7 @@ impl Schedule<'_> {
             Kind::Failover => {
                 let (link, standby) = self.standby()?;
                 link.hang();
-                self.fail_over(standby, fault.hold).await
+                self.fail_over(standby, fault.kind, fault.hold).await
             }
             _ => self.fail_over_twice(fault).await,
         }
@@ -55,14 +55,14 @@ impl Schedule<'_> {
         self.grant(Duration::ZERO).await?;
         first.catch_up_with(&self.lane.server)?;
         link.hang();
-        let back = self.fail_over(first, Duration::ZERO).await?;
+        let back = self.fail_over(first, fault.kind, Duration::ZERO).await?;
         let bound = fault.kind.bound(self.longest);
         while self.leader(None, back).is_none() {
             ensure!(BootInstant::now() - back < bound, "nobody leads {bound:?} after the first failover");
             sleep(LOOK).await;
         }
         self.note(format!("somebody leads {} ms after the first failover", (BootInstant::now() - back).as_millis()));
-        self.fail_over(second, fault.hold).await
+        self.fail_over(second, fault.kind, fault.hold).await
     }
 
     /// A standby that has everything so far, and the proxy by which it receives more.
@@ -75,26 +75,30 @@ impl Schedule<'_> {
     }
 
     /// An epoch is granted that the standby does not receive, the primary dies for good, and the standby takes its place.
-    async fn fail_over(&mut self, standby: Server, hold: Duration) -> Result<BootInstant> {
+    async fn fail_over(&mut self, standby: Server, kind: Kind, hold: Duration) -> Result<BootInstant> {
         let granted = self.grant(hold).await?;
         self.lane.server.kill()?;
         self.lane.server = standby;
-        self.come_back(granted, Server::promote)
+        self.come_back(kind, granted, Server::promote)
     }
 
-    /// Brings the database up, and lets nobody in before it is certain that it has forgotten the epoch that was granted.
-    fn come_back(&mut self, granted: i64, up: impl FnOnce(&Server) -> Result<()>) -> Result<BootInstant> {
+    /// Brings the database up, and lets nobody in before it is certain that it has gone back.
+    fn come_back(&mut self, kind: Kind, granted: i64, up: impl FnOnce(&Server) -> Result<()>) -> Result<BootInstant> {
         self.proxies.iter().for_each(Proxy::cut);
         up(&self.lane.server)?;
         let known = format!("SELECT coalesce(max(epoch), 0) FROM pollux.lease WHERE bot_id = {}", self.bot);
         let known: i64 = self.lane.server.ask(DATABASE, &known)?.parse()?;
+        let mark = format!("SELECT count(*) FROM {MARK} WHERE bot = {} AND epoch = {granted}", self.bot);
+        let forgotten = self.lane.server.ask(DATABASE, &mark)? == "0";
         for proxy in &self.proxies {
             proxy.retarget(self.lane.server.port());
             proxy.heal();
         }
         let back = BootInstant::now();
         self.note(format!("epoch {granted} was granted, the row is at {known}"));
-        ensure!(known < granted, DidNotTake(format!("epoch {granted} is still known")));
+        // Without a standby or a snapshot it is up to the lease what may be lost.
+        let went_back = forgotten && (known < granted || kind == Kind::LostTail);
+        ensure!(went_back, DidNotTake(format!("epoch {granted} is still known")));
         Ok(back)
     }
 
@@ -107,7 +111,9 @@ impl Schedule<'_> {
         }
         sleep(hold).await;
         let row = self.lane.query(&format!("SELECT epoch FROM pollux.lease WHERE bot_id = {}", self.bot)).await?;
-        Ok(row.context("the lease has no row")?.get(0))
+        let granted: i64 = row.context("the lease has no row")?.get(0);
+        self.lane.query(&format!("INSERT INTO {MARK} VALUES ({}, {granted})", self.bot)).await?;
+        Ok(granted)
     }
 
     async fn handed_over(&mut self) -> Result<bool> {

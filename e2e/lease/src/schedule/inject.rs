@@ -16,7 +16,7 @@ const TAKEOVER: &str = "pollux.takeover(";
 
 impl Schedule<'_> {
     /// Begins a fault. What hits the database is over when this returns.
-    pub(super) async fn begin(&mut self, fault: &Fault, calm: Calm) -> Result<Begun> {
+    pub(super) async fn begin(&mut self, fault: &Fault, calm: &Calm) -> Result<Begun> {
         let victim = self.victim(fault, calm);
         let begun = Begun {
             since: BootInstant::now(),
@@ -69,13 +69,13 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    fn victim(&self, fault: &Fault, calm: Calm) -> usize {
+    fn victim(&self, fault: &Fault, calm: &Calm) -> usize {
         match fault.kind {
             Kind::Handover | Kind::LoseRenew | Kind::LoseHandover | Kind::LoseTakeover => calm.leader,
             Kind::KillRestart if fault.at_leader && calm.leader < RESTARTABLE => calm.leader,
             Kind::KillRestart => fault.number % RESTARTABLE,
             _ if fault.at_leader => calm.leader,
-            _ => fault.number % self.contenders.len(),
+            _ => calm.standbys[fault.number % calm.standbys.len()],
         }
     }
 
