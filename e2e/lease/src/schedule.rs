@@ -185,16 +185,16 @@ impl<'a> Schedule<'a> {
     /// Waits until somebody leads again and the fault is over, and says how long the former took.
     async fn ride_out(&mut self, fault: &Fault, begun: &Begun) -> Result<Duration> {
         let bound = fault.kind.bound(self.longest);
-        let (mut back, mut lasting) = (None, begun.until);
+        let (mut back, mut lasting, mut ended) = (None, begun.until, None);
         loop {
             let now = BootInstant::now();
             if lasting.is_some_and(|until| now >= until) {
                 self.end(fault, begun)?;
-                lasting = None;
+                (lasting, ended) = (None, Some(now));
             }
-            // What ends by itself keeps its victim out.
-            let without = begun.without.filter(|_| lasting.is_some() || begun.until.is_none());
-            if back.is_none() && self.leader(without, begun.since).is_some() {
+            // What the victim believes from before the end counts for nothing: nobody else could see it renewed.
+            let victim = begun.without.zip(ended).is_some_and(|(victim, ended)| self.leads(victim, ended));
+            if back.is_none() && (victim || self.leader(begun.without, begun.since).is_some()) {
                 back = Some(now - begun.since);
             }
             match back {
@@ -205,13 +205,15 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// Who believes that he leads, and came to believe or renewed it after `since`.
+    /// Who leads, but for `without`.
     fn leader(&self, without: Option<usize>, since: BootInstant) -> Option<usize> {
-        let now = BootInstant::now();
-        (0..self.contenders.len()).filter(|n| Some(*n) != without && !self.contenders[*n].is_frozen()).find(|n| {
-            let belief = latest(self.beliefs(), self.name(*n));
-            belief.is_some_and(|(belief, at)| at >= since && belief.until > now.since_boot())
-        })
+        (0..self.contenders.len()).find(|place| Some(*place) != without && self.leads(*place, since))
+    }
+
+    /// Whether this contender believes that it leads, and came to believe it or renewed it after `since`.
+    fn leads(&self, place: usize, since: BootInstant) -> bool {
+        let belief = latest(self.beliefs(), self.name(place)).filter(|_| !self.contenders[place].is_frozen());
+        belief.is_some_and(|(belief, at)| at >= since && belief.until > BootInstant::now().since_boot())
     }
 
     /// Waits until somebody leads, in truth and by the row, and somebody else is fit to take over.
@@ -224,9 +226,9 @@ impl<'a> Schedule<'a> {
              FROM pollux.lease l WHERE l.bot_id = {} AND l.holder IS NOT NULL",
             self.bot
         );
-        let deadline = BootInstant::now() + CALM;
+        let asked = BootInstant::now();
         loop {
-            let leader = self.leader(None, BootInstant::ZERO);
+            let leader = self.leader(None, asked);
             if let (Some(leader), Ok(Some(row))) = (leader, self.lane.query(&sql).await)
                 && row.get::<_, &str>(0) == self.contenders[leader].told.pod()
                 && latest(self.beliefs(), self.name(leader))
@@ -239,7 +241,7 @@ impl<'a> Schedule<'a> {
                     return Ok(calm);
                 }
             }
-            ensure!(BootInstant::now() < deadline, "no leader with a standby within {CALM:?}");
+            ensure!(BootInstant::now() - asked < CALM, "no leader with a standby within {CALM:?}");
             sleep(LOOK * 3).await;
         }
     }

@@ -123,7 +123,8 @@ impl Proxy {
     /// The server sees all connections end and the clients are not told: what they send is swallowed. New ones pass.
     pub fn half_open(&self) {
         let mut state = self.shared.lock();
-        let State { pairs, half_open, .. } = &mut *state;
+        let State { pairs, half_open, disturbed, .. } = &mut *state;
+        *disturbed += pairs.len();
         for (id, pair) in pairs {
             half_open.insert(*id);
             let _ = pair.server.shutdown(Shutdown::Both);

@@ -111,6 +111,6 @@ async fn of_a_half_open_connection_the_server_sees_the_end_and_the_client_does_n
     let asking = client.batch_execute("SELECT 1");
     assert!(timeout(Duration::from_millis(300), asking).await.is_err(), "the client waits");
     assert!(!client.is_closed());
-    assert_eq!(proxy.disturbed(), 1, "what it asked was swallowed");
+    assert_eq!(proxy.disturbed(), 2, "one connection, and what it asked was swallowed");
     assert_eq!(one(&connect(&uri).await.unwrap(), "SELECT 1::bigint").await, 1, "new connections pass");
 }
