@@ -71,6 +71,8 @@ pub(crate) enum Kind {
     FailoverTwice,
     /// The database's data are replaced by an older snapshot
     Restore,
+    /// A standby dies while the database's clock is an hour ahead; the clock is put right, and the leader hands over
+    ClockBack,
 }
 
 /// Kinds by what they hit.
@@ -84,7 +86,7 @@ pub(crate) enum Group {
     Proxy,
     /// The database, which forgets nothing.
     Database,
-    /// The database goes back in time.
+    /// The database goes back in time, with its data or with its clock.
     Incarnation,
 }
 
@@ -167,7 +169,9 @@ impl Kind {
             | Self::DatabaseKill
             | Self::DatabaseFreeze
             | Self::DatabaseClock => Group::Database,
-            Self::LostTail | Self::Failover | Self::FailoverTwice | Self::Restore => Group::Incarnation,
+            Self::LostTail | Self::Failover | Self::FailoverTwice | Self::Restore | Self::ClockBack => {
+                Group::Incarnation
+            }
         }
     }
 
@@ -177,12 +181,19 @@ impl Kind {
         /// A look of a candidate, a connection and a statement.
         const SLACK: Duration = Duration::from_millis(1500);
         match self {
+            // Less than a handover to somebody who is dead costs: there is one who is fit.
+            Self::Handover | Self::ClockBack => SLACK,
             // Who took over has to find out by another connection.
             Self::LoseTakeover => longest + SLACK + Duration::from_secs(1),
             // Nobody takes over for a quarter more than the longest TTL, and then as always.
             _ if self.group() == Group::Incarnation => longest.mul_f64(2.25) + SLACK,
             _ => longest + SLACK,
         }
+    }
+
+    /// Whether the database's clock must be one that can be shifted.
+    pub(crate) const fn shifts(self) -> bool {
+        matches!(self, Self::DatabaseClock | Self::ClockBack)
     }
 
     /// The word for it, on the command line and in reports.

@@ -87,17 +87,17 @@ fn prepare(told: &Told) -> Result<(Vec<Kind>, Vec<Kind>, Lane)> {
     let mut kinds = parse(&told.faults).map_err(anyhow::Error::msg)?;
     let (isolated, shiftable) = (can_be_isolated(), Server::can_be_shifted());
     let possible = |kind: &Kind| match kind {
-        Kind::DatabaseClock => shiftable.is_ok(),
+        kind if kind.shifts() => shiftable.is_ok(),
         kind => kind.group() != Group::Network || isolated.is_ok(),
     };
     let skipped: Vec<_> = kinds.extract_if(.., |kind| !possible(kind)).collect();
     for kind in &skipped {
-        let why = if *kind == Kind::DatabaseClock { &shiftable } else { &isolated };
+        let why = if kind.shifts() { &shiftable } else { &isolated };
         println!("SKIPPED {}: {}", kind.word(), why.as_ref().err().map(|e| format!("{e:#}")).unwrap_or_default());
     }
     ensure!(!kinds.is_empty(), "none of these faults is possible here");
     let faults = kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(",");
-    let shifts = kinds.contains(&Kind::DatabaseClock);
+    let shifts = kinds.iter().any(|kind| kind.shifts());
     Ok((kinds, skipped, Lane { faults, isolated: isolated.is_ok(), shifts, verbose: told.verbose }))
 }
 

@@ -1,7 +1,7 @@
 //! The database goes back in time: a lost tail of its log, a standby that had not received everything, an older snapshot. In
 //! each of them what was committed last is gone, or the fault did not take.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use pollux_lease::BootInstant;
@@ -45,6 +45,29 @@ impl Schedule<'_> {
             }
             _ => self.fail_over_twice(fault).await,
         }
+    }
+
+    /// A dead standby's last beat is of the future. Returns when the leader handed over, and who that was.
+    pub(super) async fn put_the_clock_back(&mut self, standby: usize) -> Result<(BootInstant, usize)> {
+        self.lane.server.shift_wall_clock(1)?;
+        let pod = self.contenders[standby].told.pod().to_owned();
+        let beats = format!(
+            "SELECT FROM pollux.candidate WHERE bot_id = {} AND pod = '{pod}' AND beat_at > to_timestamp({}) + interval '30 min'",
+            self.bot,
+            SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()
+        );
+        let deadline = BootInstant::now() + PATIENCE;
+        while self.lane.query(&beats).await?.is_none() {
+            ensure!(BootInstant::now() < deadline, "{pod} does not beat any more");
+            sleep(LOOK).await;
+        }
+        let next = self.start_in_a_new_pod(standby)?;
+        self.replace(standby, next).await?;
+        self.lane.server.shift_wall_clock(0)?;
+        let leader = self.calm().await?.leader;
+        let since = BootInstant::now();
+        ensure!(self.handed_over().await?, DidNotTake("nobody hands over".into()));
+        Ok((since, leader))
     }
 
     /// Two standbys of one primary, the second of which never hears of the first one's time: the same timeline twice.

@@ -27,6 +27,11 @@ impl Schedule<'_> {
             effects: self.effects(fault, victim),
         };
         match fault.kind.group() {
+            _ if fault.kind == Kind::ClockBack => {
+                let standby = calm.standbys[fault.number % calm.standbys.len()];
+                let (since, leader) = self.put_the_clock_back(standby).await?;
+                Ok(Begun { since, without: Some(leader), leader: true, ..begun })
+            }
             Group::Database | Group::Incarnation => {
                 let (since, until) = self.hit_the_database(fault).await?;
                 Ok(Begun { since, until, leader: true, ..begun })
