@@ -76,7 +76,7 @@ pub(crate) enum Kind {
 }
 
 /// Kinds by what they hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
     /// Contenders' processes, and what is planned.
     Process,
@@ -202,28 +202,24 @@ impl Kind {
     }
 }
 
-/// Reads a list of kinds and groups: `all`, `process`, `network`, `proxy`, `database`, `incarnation`, or a kind's own word.
+/// Reads a list of kinds and groups: `all`, a group's word, or a kind's own.
 pub(crate) fn parse(words: &str) -> Result<Vec<Kind>, String> {
+    let every = Kind::value_variants().iter().copied();
     let mut kinds = Vec::new();
     for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let group = match word {
-            "all" => None,
-            "process" => Some(Group::Process),
-            "network" => Some(Group::Network),
-            "proxy" => Some(Group::Proxy),
-            "database" => Some(Group::Database),
-            "incarnation" => Some(Group::Incarnation),
-            _ => {
-                kinds.push(Kind::from_str(word, false).map_err(|_| {
-                    format!(
-                        "there is no fault {word:?}; there are all, process, network, proxy, database, incarnation, {}",
-                        Kind::value_variants().iter().map(|kind| kind.word()).collect::<Vec<_>>().join(", ")
-                    )
-                })?);
-                continue;
-            }
-        };
-        kinds.extend(Kind::value_variants().iter().filter(|kind| group.is_none_or(|group| kind.group() == group)));
+        if word == "all" {
+            kinds.extend(every.clone());
+        } else if let Ok(group) = Group::from_str(word, false) {
+            kinds.extend(every.clone().filter(|kind| kind.group() == group));
+        } else {
+            let known = every.clone().map(Kind::word).collect::<Vec<_>>().join(", ");
+            let kind = Kind::from_str(word, false).map_err(|_| {
+                format!(
+                    "there is no fault {word:?}; there are all, process, network, proxy, database, incarnation, {known}"
+                )
+            })?;
+            kinds.push(kind);
+        }
     }
     kinds.sort();
     kinds.dedup();

@@ -76,6 +76,8 @@ pub(crate) struct Run {
     pub(crate) commit: String,
     pub(crate) first_seed: u64,
     pub(crate) last_seed: u64,
+    /// What seeds drew from: another list makes other schedules of them.
+    pub(crate) kinds: Vec<Kind>,
     /// Kinds that this machine could not do.
     pub(crate) skipped: Vec<Kind>,
     #[serde(flatten)]
@@ -258,6 +260,7 @@ mod tests {
                 commit: "abc".into(),
                 first_seed: seed,
                 last_seed: seed,
+                kinds: vec![Kind::CutIn],
                 skipped: Vec::new(),
                 total,
             };

@@ -66,18 +66,20 @@ pub(crate) async fn schedules(told: Told) -> Result<()> {
     let shared = Mutex::new(Shared { next: first, end, total: Total::default() });
     let began = Instant::now();
     let ended = join_all((0..told.lanes).map(|_| run_lane(&lane, &shared))).await;
-    ended.into_iter().collect::<Result<()>>()?;
     let Shared { next, total, .. } = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     ensure!(total.schedules > 0, "there was time for no schedule");
     println!("\n{}", total.table());
     let missing: Vec<_> =
         kinds.iter().filter(|kind| !total.faults.contains_key(kind)).map(|kind| kind.word()).collect();
     println!("{} schedules in {} s; kinds that did not occur: {missing:?}", total.schedules, began.elapsed().as_secs());
-    let run = Run { at: Timestamp::now(), commit: commit(), first_seed: first, last_seed: next - 1, skipped, total };
+    let (at, last_seed) = (Timestamp::now(), next - 1);
+    let run = Run { at, commit: commit(), first_seed: first, last_seed, kinds, skipped, total };
     if let Some(path) = &told.report {
         run.append(path)?;
     }
     println!("{}", serde_json::to_string(&run.total)?);
+    // What the others showed is kept all the same.
+    ended.into_iter().collect::<Result<()>>()?;
     ensure!(run.total.failed.is_empty(), "{} of {} schedules failed", run.total.failed.len(), run.total.schedules);
     Ok(())
 }
@@ -129,6 +131,9 @@ async fn run_lane(lane: &Lane, shared: &Mutex<Shared>) -> Result<()> {
         let Some(answer) = answers.next_line().await? else { bail!("a lane has ended in schedule {seed}") };
         let outcome: Outcome = serde_json::from_str(&answer)?;
         println!("{}", outcome.text(lane.verbose));
+        if outcome.failure.is_some() {
+            println!("again: pollux-lease-soak schedules --count 1 --seed {seed} --faults {}", lane.faults);
+        }
         locked(shared, |shared| shared.total.add(&outcome));
     }
     drop(asks);
