@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const CLUSTER: &str = "soak";
 pub(crate) const NAMESPACE: &str = "lease";
 const SERVER: &str = "https://api.telegram.org";
+/// By how many milliseconds contenders believe in their fences too long, to see that the oracle sees it.
+const OVERSTAY: &str = "POLLUX_OVERSTAY_MS";
 const ORDER: &str = "hand over";
 const OUTCOME: &str = "outcome ";
 
@@ -182,7 +184,9 @@ pub(crate) async fn contend(told: Told) -> Result<()> {
         alive_file: told.alive,
         default_ttl: TTL,
     });
-    let mut recording = Recorder::new(&told.beliefs, &told.name)?.follow(&lease);
+    let overstay = std::env::var(OVERSTAY).map_or(Ok(0), |ms| ms.parse()).context(OVERSTAY)?;
+    let recorder = Recorder::new(&told.beliefs, &told.name)?.overstaying(Duration::from_millis(overstay));
+    let mut recording = recorder.follow(&lease);
     lease.set_ready(true);
     let mut orders = orders();
     loop {

@@ -86,7 +86,7 @@ impl Lane {
         Ok(Self { server, networks: networks.collect::<Result<_>>()?, client: None })
     }
 
-    /// Asks the database, past all proxies.
+    /// The first row of an answer of the database, asked past all proxies.
     pub(crate) async fn query(&mut self, sql: &str) -> Result<Option<Row>> {
         let port = self.server.port();
         let client = match self.client.take() {
@@ -98,10 +98,9 @@ impl Lane {
                 client
             }
         };
-        let row =
-            timeout(PATIENCE, client.query_typed_opt(sql, &[])).await.context("the database does not answer")??;
+        let rows = timeout(PATIENCE, client.query_typed(sql, &[])).await.context("the database does not answer")??;
         // After an error it is not used again.
         self.client = Some((port, client));
-        Ok(row)
+        Ok(rows.into_iter().next())
     }
 }

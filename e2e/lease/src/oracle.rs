@@ -19,6 +19,7 @@ const LINES: u64 = 256;
 #[derive(Debug)]
 pub struct Recorder {
     file: File,
+    overstay: Duration,
 }
 
 /// One belief: `[from, until)` under `epoch`, both since the kernel's start.
@@ -81,7 +82,13 @@ impl Recorder {
     /// If the file cannot be opened.
     pub fn new(dir: &Path, who: &str) -> io::Result<Self> {
         let path = dir.join(format!("{who}.beliefs"));
-        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path)? })
+        Ok(Self { file: OpenOptions::new().create(true).append(true).open(path)?, overstay: Duration::ZERO })
+    }
+
+    /// Writes down fences that are this much later than the true ones: a seeded defect, which the oracle must see.
+    #[must_use]
+    pub fn overstaying(self, by: Duration) -> Self {
+        Self { overstay: by, ..self }
     }
 
     fn write(&mut self, view: &View) -> io::Result<()> {
@@ -90,6 +97,7 @@ impl Recorder {
         let line = match view.role {
             Role::Standby => format!("S {at}\n"),
             Role::Leader { epoch, fence, since } => {
+                let fence = fence + self.overstay;
                 format!("L {at} {epoch} {} {}\n", since.since_boot().as_nanos(), fence.since_boot().as_nanos())
             }
         };

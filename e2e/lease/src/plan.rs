@@ -181,8 +181,9 @@ impl Kind {
         /// A look of a candidate, a connection and a statement.
         const SLACK: Duration = Duration::from_millis(1500);
         match self {
-            // Less than a handover to somebody who is dead costs: there is one who is fit.
-            Self::Handover | Self::ClockBack => SLACK,
+            // Less than the first grant, which is what a handover to somebody dead costs: there is one who is fit, and the
+            // dead one's last beat is an hour off.
+            Self::ClockBack => SLACK,
             // Who took over has to find out by another connection.
             Self::LoseTakeover => longest + SLACK + Duration::from_secs(1),
             // Nobody takes over for a quarter more than the longest TTL, and then as always.

@@ -64,10 +64,28 @@ impl Schedule<'_> {
         let next = self.start_in_a_new_pod(standby)?;
         self.replace(standby, next).await?;
         self.lane.server.shift_wall_clock(0)?;
+        self.let_the_dead_look_dead().await?;
         let leader = self.calm().await?.leader;
         let since = BootInstant::now();
         ensure!(self.handed_over().await?, DidNotTake("nobody hands over".into()));
         Ok((since, leader))
+    }
+
+    /// Waits until the beats of all whom earlier faults killed have an age: for so long a handover may rightly go to them.
+    async fn let_the_dead_look_dead(&mut self) -> Result<()> {
+        let alive: Vec<_> = self.contenders.iter().map(|contender| format!("'{}'", contender.told.pod())).collect();
+        let dead = format!(
+            "SELECT FROM pollux.candidate WHERE bot_id = {} AND pod NOT IN ({})
+                AND abs(extract(epoch FROM clock_timestamp() - beat_at)) < 0.3",
+            self.bot,
+            alive.join(", ")
+        );
+        let deadline = BootInstant::now() + PATIENCE;
+        while self.lane.query(&dead).await?.is_some() {
+            ensure!(BootInstant::now() < deadline, "the dead beat");
+            sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Two standbys of one primary, the second of which never hears of the first one's time: the same timeline twice.
