@@ -57,7 +57,7 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 
 ## === its parts ===
 
-.PHONY: lint unit e2e e2e-full generate audit bench-lease
+.PHONY: lint unit e2e e2e-full generate audit bench-lease soak soak-summary
 lint: need-build $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -98,6 +98,20 @@ bench-lease: need-build need-bench need-cluster ## The lease beside other leader
 	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
 	@$(BIN)/pollux-bench lease $(if $(BENCH),$(BENCH),--svg docs/bench-lease.svg)
 
+# Where the runs of a machine add up, over clones and commits.
+SOAK_REPORT ?= $(POLLUX_CACHE)/soak/schedules.jsonl
+SOAK_MINUTES ?= 55
+SOAK_LANES ?= 4
+SOAK_FAULTS ?= all
+soak: need-build need-unit ## Random schedules of faults of the lease on a real PostgreSQL, from the last seed on, for an hour (SOAK_MINUTES)
+	$(BUILD)
+	@$(STAGE) "schedules of faults" $$(($(SOAK_MINUTES) * 60 + 300)) $(BIN)/pollux-lease-soak schedules --minutes $(SOAK_MINUTES) \
+	  --lanes $(SOAK_LANES) --faults $(SOAK_FAULTS) --report $(SOAK_REPORT)
+
+soak-summary: need-build ## What all runs of `make soak` showed together
+	$(BUILD) --quiet
+	@$(BIN)/pollux-lease-soak summary --report $(SOAK_REPORT)
+
 ## === the testbed ===
 
 .PHONY: images cluster cluster-down clean-cache
@@ -124,7 +138,9 @@ need-build:
 	@command -v cc >/dev/null || $(NEED) "gcc=Rust links with it" "libc6-dev=Rust links against it"
 
 need-unit: need-libraries
-	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "chromium=the lanes page is looked at in a real browser"
+	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "faketime=PostgreSQL's wall clock is shifted" \
+	  "iproute2=the lease's contenders have network namespaces" "iptables=they are cut off from PostgreSQL" \
+	  "chromium=the lanes page is looked at in a real browser"
 
 # Of the programs in docs/exactly-once.md. By their commands: Node and Python do not always come from Debian.
 need-libraries:

@@ -42,7 +42,8 @@ const BEGIN: &str = "SELECT count(*) FROM (
 const ACQUIRE: &str = "SELECT count(*) FROM (
     SELECT pollux.acquire(b, $3, $4, 'agent-' || b, pollux.incarnation(), 0, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
     WHERE (a -> 'done')::boolean";
-const ROWS: &str = "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";
+const ROWS: &str =
+    "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";
 /// As `operator/lease/src/statements.rs` sends it.
 const RENEW: &str = "SELECT pollux.renew($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)";
 

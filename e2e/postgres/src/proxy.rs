@@ -1,6 +1,6 @@
 //! A loopback proxy that loses what it is told to lose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,9 +34,21 @@ struct State {
     /// Notifications do not pass.
     deaf: bool,
     lost: usize,
-    pairs: BTreeMap<u64, [TcpStream; 2]>,
+    disturbed: usize,
+    /// Where new connections lead.
+    upstream: u16,
+    pairs: BTreeMap<u64, Pair>,
+    /// Of these the server's end is gone, and the client is not told.
+    half_open: BTreeSet<u64>,
     next: u64,
     closed: bool,
+}
+
+/// A connection's two ends.
+#[derive(Debug)]
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +74,18 @@ impl Proxy {
     /// # Errors
     /// If it cannot listen.
     pub fn start(port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_at(Ipv4Addr::LOCALHOST, port)
+    }
+
+    /// The same on another address of this machine, for clients in a network namespace of their own.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub fn start_at(address: Ipv4Addr, port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
+        shared.lock().upstream = port;
         let accepting = shared.clone();
         thread::Builder::new().name("proxy".into()).spawn(move || {
             for client in listener.incoming().flatten() {
@@ -72,7 +93,7 @@ impl Proxy {
                     break;
                 }
                 // A client that cannot be served sees its connection closed.
-                let _ = accepting.serve(client, port);
+                let _ = accepting.serve(client);
             }
         })?;
         Ok(Self { address, shared })
@@ -91,8 +112,28 @@ impl Proxy {
 
     /// Ends all connections; new ones pass.
     pub fn end_all(&self) {
-        for pair in self.shared.lock().pairs.values().flatten() {
-            let _ = pair.shutdown(Shutdown::Both);
+        let mut state = self.shared.lock();
+        for pair in state.pairs.values() {
+            let _ = pair.client.shutdown(Shutdown::Both);
+            let _ = pair.server.shutdown(Shutdown::Both);
+        }
+        state.disturbed += state.pairs.len();
+    }
+
+    /// Leads to another port of this machine from now on: the address stays and another server answers. All connections end.
+    pub fn retarget(&self, port: u16) {
+        self.shared.lock().upstream = port;
+        self.end_all();
+    }
+
+    /// The server sees all connections end and the clients are not told: what they send is swallowed. New ones pass.
+    pub fn half_open(&self) {
+        let mut state = self.shared.lock();
+        let State { pairs, half_open, disturbed, .. } = &mut *state;
+        *disturbed += pairs.len();
+        for (id, pair) in pairs {
+            half_open.insert(*id);
+            let _ = pair.server.shutdown(Shutdown::Both);
         }
     }
 
@@ -148,6 +189,12 @@ impl Proxy {
         self.shared.lock().lost
     }
 
+    /// How many times something was disturbed: connections ended or refused, chunks held or swallowed, replies lost. A fault
+    /// that disturbed nothing has shown nothing.
+    pub fn disturbed(&self) -> usize {
+        self.shared.lock().disturbed
+    }
+
     fn set(&self, mode: Mode) {
         self.shared.lock().mode = mode;
         self.shared.changed.notify_all();
@@ -170,10 +217,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(self: &Arc<Self>, client: TcpStream, port: u16) -> io::Result<()> {
-        if self.lock().mode == Mode::Refuse {
-            return client.shutdown(Shutdown::Both);
-        }
+    fn serve(self: &Arc<Self>, client: TcpStream) -> io::Result<()> {
+        let port = {
+            let mut state = self.lock();
+            if state.mode == Mode::Refuse {
+                state.disturbed += 1;
+                return client.shutdown(Shutdown::Both);
+            }
+            state.upstream
+        };
         let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
@@ -182,7 +234,7 @@ impl Shared {
             let mut state = self.lock();
             state.next += 1;
             let id = state.next;
-            state.pairs.insert(id, [client.try_clone()?, server.try_clone()?]);
+            state.pairs.insert(id, Pair { client: client.try_clone()?, server: server.try_clone()? });
             id
         };
         let (from, to) = (client.try_clone()?, server.try_clone()?);
@@ -212,7 +264,9 @@ impl Shared {
                 Direction::Reply if *swallowing => {
                     swallowed.extend_from_slice(chunk);
                     if is_finished(&swallowed) {
-                        self.lock().lost += 1;
+                        let mut state = self.lock();
+                        state.lost += 1;
+                        state.disturbed += 1;
                         break;
                     }
                     continue;
@@ -220,13 +274,26 @@ impl Shared {
                 Direction::Reply => {}
             }
             drop(swallowing);
-            if to.write_all(chunk).is_err() {
+            if !self.swallows(id) && to.write_all(chunk).is_err() && !self.swallows(id) {
                 break;
             }
         }
+        let mut state = self.lock();
+        if direction == Direction::Reply && state.half_open.contains(&id) {
+            return; // the client finds out for itself, and then the other direction ends
+        }
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
-        self.lock().pairs.remove(&id);
+        state.pairs.remove(&id);
+        state.half_open.remove(&id);
+    }
+
+    /// Whether the server's end is gone without a word to the client.
+    fn swallows(&self, id: u64) -> bool {
+        let mut state = self.lock();
+        let swallows = state.half_open.contains(&id);
+        state.disturbed += usize::from(swallows);
+        swallows
     }
 
     /// Waits while what goes in this direction hangs. False if the connection is to end.
@@ -234,7 +301,9 @@ impl Shared {
         let hangs = |state: &mut State| {
             state.mode == Mode::Hang || (state.mode == Mode::HangReplies && direction == Direction::Reply)
         };
-        let state = self.changed.wait_while(self.lock(), hangs).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.disturbed += usize::from(hangs(&mut state));
+        let state = self.changed.wait_while(state, hangs).unwrap_or_else(PoisonError::into_inner);
         state.mode != Mode::Refuse
     }
 

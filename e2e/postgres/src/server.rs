@@ -1,5 +1,6 @@
 //! The server.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
@@ -17,6 +18,11 @@ use tempfile::TempDir;
 
 use crate::processes::{cpu_time, family, signal};
 
+mod copies;
+mod wall_clock;
+
+pub use copies::Snapshot;
+
 /// How long a start or a stop may take on a machine that builds at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,6 +35,8 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Serve TLS with this certificate.
     pub tls: Option<Tls>,
+    /// Its wall clock can be shifted ([`Server::shift_wall_clock`]): it runs under libfaketime.
+    pub shiftable: bool,
 }
 
 /// A certificate and its key, PEM.
@@ -56,6 +64,7 @@ pub struct Server {
     bin: PathBuf,
     port: u16,
     owner: Option<Owner>,
+    shiftable: bool,
     running: Mutex<Option<Running>>,
     /// Locked while this process lives.
     _lock: fs::File,
@@ -82,27 +91,40 @@ impl Server {
     /// # Errors
     /// If PostgreSQL is not installed, or does not start.
     pub fn start(options: &Options) -> Result<Self> {
+        remove_leftovers();
+        let mut server = Self::prepare(options.shiftable)?;
+        server.initialise(options)?;
+        server.start_on_a_free_port()?;
+        Ok(server)
+    }
+
+    /// One that has no data yet.
+    fn prepare(shiftable: bool) -> Result<Self> {
         let bin = find_binaries()?;
         let owner = owner()?;
-        remove_leftovers();
+        if shiftable {
+            wall_clock::library()?;
+        }
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
         let lock = fs::File::create(dir.path().join("lock"))?;
         lock.lock()?;
         if let Some(owner) = owner {
             chown(dir.path(), Some(owner.uid), Some(owner.gid))?;
         }
-        let mut server = Self { dir, bin, port: 0, owner, running: Mutex::default(), _lock: lock };
-        server.initialise(options)?;
+        Ok(Self { dir, bin, port: 0, owner, shiftable, running: Mutex::default(), _lock: lock })
+    }
+
+    fn start_on_a_free_port(&mut self) -> Result<()> {
         // The port is free when it is looked for; somebody else may take it before the server does.
         for attempt in 0.. {
-            server.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-            match server.start_again() {
+            self.port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            match self.start_again() {
                 Ok(()) => break,
                 Err(e) if attempt == 2 => return Err(e),
                 Err(_) => {}
             }
         }
-        Ok(server)
+        Ok(())
     }
 
     /// The superuser's URI, for database `postgres`.
@@ -134,6 +156,39 @@ impl Server {
         command.args(["-h", "127.0.0.1", "-U", "postgres", "-p"]).arg(self.port.to_string()).arg(name);
         run(command.env("PGCONNECT_TIMEOUT", "10")).with_context(|| format!("createdb {name}"))?;
         Ok(self.uri_for(name, self.port))
+    }
+
+    /// What the superuser gets for a statement: its rows, their fields separated by `|`.
+    ///
+    /// # Errors
+    /// If the server does not answer or refuses.
+    pub fn ask(&self, database: &str, sql: &str) -> Result<String> {
+        self.ask_through(self.port, database, sql)
+    }
+
+    /// The same through another port (a [`crate::Proxy`]'s).
+    ///
+    /// # Errors
+    /// If nobody answers there, or refuses.
+    pub fn ask_through(&self, port: u16, database: &str, sql: &str) -> Result<String> {
+        let mut command = Command::new(self.bin.join("psql"));
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres", "-p"]);
+        command.arg(port.to_string()).args(["-d", database, "-c", sql]);
+        let answer = run(command.env("PGCONNECT_TIMEOUT", "10")).with_context(|| sql.to_owned())?;
+        Ok(answer.trim_end().to_owned())
+    }
+
+    /// Changes a setting for all sessions, from their next statement on and for later starts. `value` is written as SHOW
+    /// prints it.
+    ///
+    /// # Errors
+    /// If the server does not answer, does not know it, or wants a restart for it.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.ask("postgres", &format!("ALTER SYSTEM SET {name} = '{}'", value.replace('\'', "''")))?;
+        self.ask("postgres", "SELECT pg_reload_conf()")?;
+        // A server that gives the new value to a new session has told all others of it.
+        let show = format!("SHOW {name}");
+        wait_until(&format!("{name} becomes {value}"), || self.ask("postgres", &show).is_ok_and(|shown| shown == value))
     }
 
     /// Stops it; nothing happens if it does not run.
@@ -179,6 +234,17 @@ impl Server {
         }
     }
 
+    /// Freezes the process that writes the log for those who do not wait for it: what is committed without being waited for
+    /// stays in memory until the next start, and a kill loses it.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn freeze_log_writer(&self) -> Result<()> {
+        let pid = self.ask("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")?;
+        signal(pid.parse().context("there is no walwriter")?, Signal::STOP);
+        Ok(())
+    }
+
     /// Starts it again after a stop or a kill, on the same port and data, and waits until it accepts connections.
     ///
     /// # Errors
@@ -187,7 +253,13 @@ impl Server {
         ensure!(self.pid().is_none(), "it runs already");
         let log = fs::File::create(self.dir.path().join("log"))?;
         // Should this process be killed, the kernel tells the server.
-        let mut command = self.command("postgres", true);
+        let mut command = if self.shiftable {
+            let mut env = self.command("env", true);
+            env.args(wall_clock::environment(self.dir.path())?).arg(self.bin.join("postgres"));
+            env
+        } else {
+            self.command(self.bin.join("postgres"), true)
+        };
         command.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let (started, is_started) = channel();
@@ -237,7 +309,7 @@ impl Server {
     }
 
     fn initialise(&self, options: &Options) -> Result<()> {
-        let mut initdb = self.command("initdb", false);
+        let mut initdb = self.command(self.bin.join("initdb"), false);
         initdb.arg("-D").arg(self.data()).args([
             "-A",
             "trust",
@@ -264,7 +336,10 @@ impl Server {
             set(name, value);
         }
         self.write("postgresql.conf", &conf)?;
-        self.write("pg_hba.conf", "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+        self.write(
+            "pg_hba.conf",
+            "host all,replication postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
+        )
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
@@ -287,8 +362,7 @@ impl Server {
         text
     }
 
-    fn command(&self, program: &str, dies_with_us: bool) -> Command {
-        let program = self.bin.join(program);
+    fn command(&self, program: impl AsRef<OsStr>, dies_with_us: bool) -> Command {
         let mut command = Command::new("setpriv");
         if let Some(owner) = self.owner {
             command.arg(format!("--reuid={}", owner.uid)).arg(format!("--regid={}", owner.gid)).arg("--clear-groups");
@@ -329,10 +403,10 @@ impl Drop for Server {
     }
 }
 
-fn run(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
     ensure!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// A test that is killed, or that keeps its server in a static, removes nothing. Its lock is free then.

@@ -113,3 +113,28 @@ async fn a_hanging_proxy_tells_nobody_and_a_cut_one_does() {
     proxy.heal();
     assert_eq!(one(&connect(&uri).await.unwrap(), "SELECT 1::bigint").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_half_open_connection_the_server_sees_the_end_and_the_client_does_not() {
+    let server = Server::start(&Options::default()).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let uri = server.uri_for("postgres", proxy.port());
+    let client = connect(&uri).await.unwrap();
+    let backend = one(&client, "SELECT pg_backend_pid()::bigint").await;
+    assert_eq!(proxy.disturbed(), 0);
+    proxy.half_open();
+    let direct = connect(&server.uri()).await.unwrap();
+    let there = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}");
+    timeout(PATIENCE, async {
+        while one(&direct, &there).await != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the server's end is gone");
+    let asking = client.batch_execute("SELECT 1");
+    assert!(timeout(Duration::from_millis(300), asking).await.is_err(), "the client waits");
+    assert!(!client.is_closed());
+    assert_eq!(proxy.disturbed(), 2, "one connection, and what it asked was swallowed");
+    assert_eq!(one(&connect(&uri).await.unwrap(), "SELECT 1::bigint").await, 1, "new connections pass");
+}

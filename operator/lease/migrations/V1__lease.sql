@@ -209,7 +209,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
       FROM pollux.candidate c
       LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
      WHERE c.tenant = me.tenant AND c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
-       AND c.ready AND NOT c.leaving AND c.beat_at > clock_timestamp() - youth
+       AND c.ready AND NOT c.leaving AND c.beat_at BETWEEN clock_timestamp() - youth AND clock_timestamp() + youth  -- the clock may have been set back
        AND (t.eligible IS NULL OR c.revision = ANY (t.eligible))
        AND (only_pod IS NULL OR c.pod = only_pod)
      ORDER BY (c.cluster, c.namespace, c.name) = (me.cluster, me.namespace, me.name) DESC,

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pollux_lease::BootInstant;
+use pollux_lease_soak::oracle::{died, judge};
 use pollux_postgres::Proxy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use support::oracle::{died, judge, verdict};
+use support::oracle::verdict;
 use support::process::{Contender, contend};
 use support::{Db, TTL, server, until};
 use tokio_postgres::Client;
@@ -82,7 +83,7 @@ async fn a_killed_agent_that_is_started_again_in_its_pod_leads_at_once() {
     let first = start(0);
     world.holds("a", 1).await;
     let at = first.kill();
-    died(world.beliefs.path(), "a-0", at);
+    died(world.beliefs.path(), "a-0", at).unwrap();
     let _second = start(1);
     world.holds("a", 2).await;
     let took = BootInstant::now() - at;
@@ -184,7 +185,7 @@ async fn ten_contenders_under_random_faults() {
                 let name = victim.name.clone();
                 let at = victim.kill();
                 if world.beliefs.path().join(format!("{name}.beliefs")).exists() {
-                    died(world.beliefs.path(), &name, at);
+                    died(world.beliefs.path(), &name, at).unwrap();
                 }
             }
             2 => {
@@ -213,10 +214,10 @@ async fn ten_contenders_under_random_faults() {
         while leader == Some(n) && world.holder().await == before && BootInstant::now() < calm {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        judge(world.beliefs.path());
+        judge(world.beliefs.path()).unwrap_or_else(|violation| panic!("{violation}"));
     }
     until(&world.client, "somebody leads in the end", lasting).await;
-    let verdict = judge(world.beliefs.path());
+    let verdict = judge(world.beliefs.path()).unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} epochs, {} beliefs", verdict.epochs.len(), verdict.beliefs.len());
     assert!(verdict.epochs.len() >= ROUNDS / 5, "too little happened to show anything: {:?}", verdict.epochs);
 }

@@ -74,10 +74,10 @@ async fn a_leader_in_a_black_hole_stops_before_its_session_is_ended() {
     let beliefs = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(server().port()).unwrap();
     let a = patient(db.file(&server().uri_for(&db.name, proxy.port())), "a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = patient(db.file(&db.owner), "b");
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     stands_by(&b).await;
     armed(&client, 1).await;
     proxy.hang();
@@ -102,7 +102,7 @@ async fn a_restart_of_the_database_ends_all_sessions_and_deposes_nobody() {
     fast(&client, "").await;
     let beliefs = tempfile::tempdir().unwrap();
     let a = patient(db.file(&db.owner), "a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let others = ["b", "c"].map(|pod| patient(db.file(&db.owner), pod));
     armed(&client, 2).await;

@@ -5,8 +5,9 @@ mod support;
 use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, DatabaseState, HandOver, HandedOver, Reason, Role};
+use pollux_lease_soak::oracle::Recorder;
 use pollux_postgres::{Options, Proxy, Server, Stop};
-use support::oracle::{Recorder, verdict};
+use support::oracle::verdict;
 use support::{Db, TTL, config, leads, ready, see, server, stands_by, until};
 
 fn order() -> HandOver {
@@ -26,10 +27,10 @@ async fn a_restart_of_the_database_within_the_fence_changes_nothing() {
         let beliefs = tempfile::tempdir().unwrap();
         let patient = |pod| ready(Config { default_ttl: Duration::from_secs(10), ..db.config(pod) });
         let a = patient("a");
-        Recorder::new(beliefs.path(), "a").follow(&a);
+        Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
         leads(&a).await;
         let b = patient("b");
-        Recorder::new(beliefs.path(), "b").follow(&b);
+        Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
         stands_by(&b).await;
         stop(&server, how);
         see(&a, "a notices", |view| !view.database.is_up()).await;
@@ -59,10 +60,10 @@ async fn after_a_restart_that_outlives_every_fence_the_row_is_doubted_and_the_sa
     let db = Db::on(&server).await;
     let beliefs = tempfile::tempdir().unwrap();
     let a = db.agent("a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = db.agent("b");
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     stands_by(&b).await;
     stop(&server, None);
     see(&a, "the fence passes", |view| view.role == Role::Standby).await;
@@ -83,10 +84,10 @@ async fn a_leader_that_is_cut_off_stops_at_its_fence_and_only_then_another_one_b
         let beliefs = tempfile::tempdir().unwrap();
         let proxy = Proxy::start(server().port()).unwrap();
         let a = ready(behind(&proxy, &db, "a"));
-        Recorder::new(beliefs.path(), "a").follow(&a);
+        Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
         leads(&a).await;
         let b = db.agent("b");
-        Recorder::new(beliefs.path(), "b").follow(&b);
+        Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
         stands_by(&b).await;
         cut(&proxy);
         let start = BootInstant::now();
@@ -110,13 +111,13 @@ async fn statements_that_are_carried_out_without_an_answer_make_no_second_leader
         let proxy = Proxy::start(server().port()).unwrap();
         proxy.lose_replies_to(statement, 1);
         let a = ready(behind(&proxy, &db, "a"));
-        Recorder::new(beliefs.path(), "a").follow(&a);
+        Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
         assert_eq!(leads(&a).await, epoch, "{statement}");
         let client = db.client().await;
         until(&client, "it renews", &format!("SELECT renew_seq > 3 AND epoch = {epoch} FROM pollux.lease")).await;
         assert_eq!(proxy.lost(), 1, "{statement}");
         let b = db.agent("b");
-        Recorder::new(beliefs.path(), "b").follow(&b);
+        Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
         stands_by(&b).await;
         verdict(beliefs.path(), &[epoch], 1).await;
     }
@@ -128,10 +129,10 @@ async fn a_handover_that_is_carried_out_without_an_answer_is_found_out() {
     let beliefs = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(server().port()).unwrap();
     let a = ready(behind(&proxy, &db, "a"));
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = db.agent("b");
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     stands_by(&b).await;
     see(&a, "a sees its successor", |view| view.successor.is_some()).await;
     a.expect_handover(true);
@@ -148,7 +149,7 @@ async fn an_order_that_never_arrived_is_made_void_by_a_new_epoch() {
     let beliefs = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(server().port()).unwrap();
     let a = ready(behind(&proxy, &db, "a"));
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     proxy.cut();
     see(&a, "a is cut off", |view| !view.database.is_up()).await;
@@ -166,10 +167,10 @@ async fn where_no_notification_arrives_it_is_said_and_handovers_work_all_the_sam
     let proxy = Proxy::start(server().port()).unwrap();
     proxy.swallow_notifications();
     let a = ready(behind(&proxy, &db, "a"));
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = ready(behind(&proxy, &db, "b"));
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     for agent in [&a, &b] {
         see(agent, "it says so", |view| view.database == DatabaseState::Up { wakes: false }).await;
     }
@@ -190,10 +191,10 @@ async fn forged_notifications_make_agents_look_and_change_nothing() {
     let db = Db::new().await;
     let beliefs = tempfile::tempdir().unwrap();
     let a = db.agent("a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = db.agent("b");
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     stands_by(&b).await;
     // Any role of the database can send them.
     let client = db.client().await;
@@ -272,7 +273,7 @@ async fn a_frozen_database_freezes_nobody_else() {
     let db = Db::on(&server).await;
     let beliefs = tempfile::tempdir().unwrap();
     let a = db.agent("a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     server.freeze();
     let start = BootInstant::now();
@@ -307,10 +308,10 @@ async fn behind_a_real_transaction_pooler_leases_work_and_it_is_said_that_nothin
     let beliefs = tempfile::tempdir().unwrap();
     let behind = |pod: &str| ready(support::config(db.file(&server().uri_for(&db.name, port)), pod));
     let a = behind("a");
-    Recorder::new(beliefs.path(), "a").follow(&a);
+    Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
     let b = behind("b");
-    Recorder::new(beliefs.path(), "b").follow(&b);
+    Recorder::new(beliefs.path(), "b").unwrap().follow(&b);
     for agent in [&a, &b] {
         see(agent, "it says so", |view| view.database == DatabaseState::Up { wakes: false }).await;
     }

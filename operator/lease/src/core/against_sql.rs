@@ -103,7 +103,9 @@ impl Both {
             let age = [-3600, 1, 60][[0, 0, 0, 0, 1, 2][self.random.random_range(0..6)]];
             let Some(known) = self.server.candidates.get_mut(&id) else { continue };
             known.at = if age < 0 { NOW } else { NOW - Duration::from_secs(age.unsigned_abs()) };
-            let aged = format!("UPDATE pollux.candidate SET beat_at = clock_timestamp() - interval '{age} s' WHERE id = '{id}'");
+            let aged = format!(
+                "UPDATE pollux.candidate SET beat_at = clock_timestamp() - interval '{age} s' WHERE id = '{id}'"
+            );
             self.sql(&aged).await;
         }
         if self.chance(4) {
@@ -130,7 +132,8 @@ impl Both {
         };
         let (before, settled) = (self.server.row.epoch, self.server.written_in == INCARNATION);
         let real = self.callers[n].run(&self.session, &said(&self.name), PATIENCE).await.unwrap();
-        let asker = Asker { id: self.callers[n].me.id.as_str().to_owned(), replica: self.callers[n].me.replica.clone() };
+        let asker =
+            Asker { id: self.callers[n].me.id.as_str().to_owned(), replica: self.callers[n].me.replica.clone() };
         let (mut ours, _) = self.server.carry_out(self.now, &asker, &said(&INCARNATION.to_string()));
         let Some(row) = real.lease.clone() else { panic!("no row: {call:?}") };
         if row.epoch != before && (!settled || top > before) {
@@ -174,7 +177,11 @@ async fn the_server_in_rust_is_the_one_in_sql() {
             both.compare().await;
             epochs += u32::from(both.server.row.epoch != before);
         }
-        let row = both.session.one("SELECT count(*) FROM pollux.handover WHERE $1", &[(&true, Type::BOOL)], PATIENCE).await.unwrap();
+        let row = both
+            .session
+            .one("SELECT count(*) FROM pollux.handover WHERE $1", &[(&true, Type::BOOL)], PATIENCE)
+            .await
+            .unwrap();
         assert!(row.get::<_, i64>(0) > 0);
     }
     assert!(epochs > 100, "too little happened to show anything: {epochs} epochs");

@@ -9,9 +9,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, HandOver, Lease, Reason, Role};
+use pollux_lease_soak::oracle::Recorder;
 use rustix::process::{Pid, Signal, kill_process};
-
-use super::oracle::Recorder;
 
 const TOLD: &str = "POLLUX_CONTENDER";
 
@@ -86,7 +85,7 @@ pub async fn contend() {
     let alive_file = Some(PathBuf::from(alive)).filter(|path| !path.as_os_str().is_empty());
     let default_ttl = Duration::from_millis(ttl.parse().unwrap());
     let lease = Lease::spawn(Config { alive_file, default_ttl, ..super::config(uri_file.into(), pod) });
-    Recorder::new(Path::new(beliefs), name).follow(&lease);
+    Recorder::new(Path::new(beliefs), name).unwrap().follow(&lease);
     lease.set_ready(true);
     let (tx, mut orders) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
