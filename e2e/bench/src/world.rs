@@ -71,7 +71,7 @@ impl World {
     pub(crate) async fn start(needs: Needs, patience: Duration) -> Result<Self> {
         let settings = [("max_connections", "400"), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let server = Server::start(&Options { settings, tls: None })?;
+        let server = Server::start(&Options { settings, ..Options::default() })?;
         let uri = server.create_database(DATABASE)?;
         let mut admin = Admin::connect(&Database::parse(&uri)?).await?;
         admin.migrate().await?;
