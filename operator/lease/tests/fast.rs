@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, Evidence, Lease, Role};
+use pollux_lease_soak::oracle::Recorder;
 use pollux_postgres::{Options, Proxy, Server, Stop};
-use support::oracle::{Recorder, verdict};
+use support::oracle::verdict;
 use support::process::{Contender, contend};
 use support::{Db, config, leads, ready, see, server, stands_by, until};
 use tokio_postgres::Client;

@@ -147,6 +147,12 @@ fn a_constant_that_is_too_small() {
 }
 
 #[test]
+fn the_protocol_holds_among_three() {
+    let states = holds(Exploration::safe(Cast::Three, depth(), Duration::from_secs(14)));
+    println!("{states} states");
+}
+
+#[test]
 fn failover_by_sessions_holds() {
     let palette = [Pause, Die, Hold, Cut, GiveToSuccessor, Restart, Forget].into_iter().chain(Deviation::OF_SESSIONS);
     let safe = Exploration::safe(Cast::Two, depth(), Duration::from_secs(8));
