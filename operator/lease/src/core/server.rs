@@ -90,6 +90,7 @@ impl Server {
             }
             Call::Takeover { epoch, renew_seq, evidence, ttl, vacate } => {
                 let same = row.renew_seq == *renew_seq || !at.keeps(Rule::TakeoverComparesNumber);
+                let known = known && self.candidates.contains_key(&who.id);
                 let same = known && row.holder.is_some() && row.epoch == *epoch && same;
                 let locked = self.candidates.get(&who.id).is_some_and(|known| known.locked);
                 let pod = row.locked && locked && row.replica.pod_uid == who.replica.pod_uid;
@@ -119,6 +120,7 @@ impl Server {
                 true
             }
             Call::Handover { epoch, ttl, otherwise, order } => {
+                let known = known && self.candidates.contains_key(&who.id);
                 known && mine && row.epoch == *epoch && self.handover(at, who, (*ttl, *otherwise), order, seen)
             }
             Call::Depart => {
@@ -240,7 +242,11 @@ impl Server {
     }
 
     fn answer(&self, at: Moment, id: &str, done: bool) -> Answer {
-        let heir = |youth| self.successor(at, id, None, youth).map(|(_, known)| known.replica.pod.clone());
+        let registered = self.candidates.contains_key(id);
+        let heir = |youth| {
+            let best = self.successor(at, id, None, youth).filter(|_| registered);
+            best.map(|(_, known)| known.replica.pod.clone())
+        };
         let fresh = heir(FRESH);
         let heir = match fresh {
             Some(pod) => Some(Heir { pod, fresh: true }),
@@ -249,9 +255,9 @@ impl Server {
         Answer {
             done,
             incarnation: at.incarnation.to_string(),
-            registered: self.candidates.contains_key(id),
+            registered,
             lease: Some(Row { settled: self.settled(at), ..self.row.clone() }),
-            setting: self.setting.clone(),
+            setting: self.setting.clone().filter(|_| registered),
             request: None,
             heir,
         }
