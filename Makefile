@@ -57,7 +57,7 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 
 ## === its parts ===
 
-.PHONY: lint unit e2e e2e-full generate audit bench-lease soak soak-summary
+.PHONY: lint unit e2e e2e-full generate audit bench-lease soak soak-model soak-schedules soak-summary
 lint: need-build $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -103,12 +103,19 @@ SOAK_REPORT ?= $(POLLUX_CACHE)/soak/schedules.jsonl
 SOAK_MINUTES ?= 55
 SOAK_LANES ?= 4
 SOAK_FAULTS ?= all
-soak: need-build need-unit ## Random schedules of faults of the lease on a real PostgreSQL, from the last seed on, for an hour (SOAK_MINUTES)
+soak: soak-model soak-schedules ## The lease at length: the model with wider bounds, 100,000 simulated schedules, and real ones
+
+# One seed: POLLUX_SEEDS=184..185 cargo test -p pollux-lease --lib simulation
+soak-model: need-build ## The model with two deviations of each schedule, and 100,000 simulated schedules
+	@$(STAGE) "simulation" 3600 env POLLUX_SEEDS=0..100000 cargo test --release -p pollux-lease --lib core::simulation -- --nocapture
+	@$(STAGE) "model" 3600 env POLLUX_DEVIATIONS=2 cargo test --release -p pollux-lease --lib hold -- --nocapture --test-threads 1
+
+soak-schedules: need-build need-unit ## Random schedules of faults on a real PostgreSQL, from the last seed on, for an hour (SOAK_MINUTES)
 	$(BUILD)
 	@$(STAGE) "schedules of faults" $$(($(SOAK_MINUTES) * 60 + 300)) $(BIN)/pollux-lease-soak schedules --minutes $(SOAK_MINUTES) \
 	  --lanes $(SOAK_LANES) --faults $(SOAK_FAULTS) --report $(SOAK_REPORT)
 
-soak-summary: need-build ## What all runs of `make soak` showed together
+soak-summary: need-build ## What all runs of `make soak-schedules` showed together
 	$(BUILD) --quiet
 	@$(BIN)/pollux-lease-soak summary --report $(SOAK_REPORT)
 

@@ -22,7 +22,7 @@ mod inject;
 /// A schedule in which fewer epochs were led has shown nothing.
 const FEWEST_EPOCHS: usize = 3;
 /// How often a fault that did not take is tried.
-const TRIES: usize = 3;
+const TRIES: usize = 10;
 /// How often it is looked who leads.
 const LOOK: Duration = Duration::from_millis(3);
 /// The longest time until a standby that lost its connection long ago is back, and then some.

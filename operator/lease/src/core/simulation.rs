@@ -383,11 +383,19 @@ fn explore(seeds: std::ops::Range<u64>) -> (usize, usize) {
 fn seeds() -> std::ops::Range<u64> {
     let asked = std::env::var("POLLUX_SEEDS").ok();
     let range = asked.as_deref().and_then(|range| range.split_once(".."));
-    range.and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?)).unwrap_or(0..100)
+    range.and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?)).unwrap_or(0..2000)
 }
 
 #[test]
 fn at_no_instant_two_processes_believe_that_they_may_poll() {
-    let (epochs, settled) = explore(seeds());
+    let std::ops::Range { start, end } = seeds();
+    let middle = start.midpoint(end);
+    let (epochs, settled) = std::thread::scope(|scope| {
+        let first = scope.spawn(move || explore(start..middle));
+        let second = explore(middle..end);
+        let first = first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (first.0 + second.0, first.1 + second.1)
+    });
+    println!("{settled} schedules, {epochs} epochs");
     assert!(epochs > settled * 8, "too little happened to show anything: {epochs} epochs in {settled} runs");
 }

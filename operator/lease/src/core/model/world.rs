@@ -84,7 +84,7 @@ pub(super) struct Parcel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {
-    Statement(Asker, Statement),
+    Statement(Asker, Box<Statement>),
     Answer(Box<Answer>),
     Wake,
     /// On the session with this number.
@@ -323,7 +323,7 @@ impl World {
                 *ordered = epoch.max(*ordered);
             }
             let matters = matters(&statement.call);
-            let what = What::Statement(node.who.clone(), statement);
+            let what = What::Statement(node.who.clone(), Box::new(statement));
             self.wire.push(Parcel { node: n, connection: node.connection, held: false, matters, what });
         }
         let _ = model;
