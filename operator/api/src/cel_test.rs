@@ -54,6 +54,15 @@ fn database_without_the_secret_that_leads_there() {
     allowed(json!({"lease": {"database": "eu", "credentialsSecretRef": {"name": "pg-app"}}}));
 }
 
+/// PostgreSQL would end the session of a leader that still leads.
+#[test]
+fn a_session_that_ends_before_its_fence() {
+    refused(json!({"lease": {"fast": {"fenceMilliseconds": 500}}}), "only with lease.failover: Fast");
+    let fast = |fence: i32| json!({"lease": {"failover": "Fast", "fast": {"fenceMilliseconds": fence}}});
+    refused(fast(2000), "at least twice fenceMilliseconds");
+    allowed(fast(1500));
+}
+
 #[test]
 fn database_changes_only_in_a_suspended_bot() {
     let at = |database: &str, suspend: bool| {
@@ -136,5 +145,5 @@ fn own_authority_without_tls() {
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 9, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 11, "a rule was added or removed: test it above, then change this number");
 }
