@@ -20,6 +20,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// What agents are started with; the setting changes it, also downwards.
 const TTL: Duration = Duration::from_secs(3);
 
+/// The number of a connection that is gone.
+const DEAD: u64 = u64::MAX;
+
 struct Process {
     core: Core,
     who: Asker,
@@ -257,6 +260,8 @@ impl World {
     fn step(&mut self, n: usize, event: Event) {
         let clock = self.processes[n].clock(self.now);
         let actions = self.processes[n].core.step(event, clock);
+        // A process that has not heard yet that its connection is gone writes into that one, and no answer comes.
+        let connected = self.processes[n].connected;
         for action in actions {
             let Action::Send(statement) = action else { continue };
             // Mostly quick, sometimes slow, sometimes very late.
@@ -269,7 +274,7 @@ impl World {
             self.travelling.push(Travelling {
                 process: n,
                 sender: self.processes[n].who.clone(),
-                connection: self.processes[n].connection,
+                connection: if connected { self.processes[n].connection } else { DEAD },
                 at: self.now + Duration::from_millis(delay),
                 what: What::Statement(statement),
             });
