@@ -121,7 +121,9 @@ CREATE FUNCTION pollux.protocol() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SEL
 
 -- === inner functions: not for agents ===
 --
--- They run within those below, which set the search path. Without settings of their own PostgreSQL can inline them.
+-- They run within those below, which set the search path; a setting of their own would have them planned at each call. What reads
+-- or writes a table is PL/pgSQL, whose plans a session keeps: of a function in SQL it keeps none, unless the function is inlined
+-- (a mere expression, or a set in a FROM).
 
 -- The server since its last start. A standby that was promoted, a restored snapshot and a server that crashed all have another
 -- one than the server whose answers they may have forgotten. Nothing but this function may be missing from a hosted PostgreSQL.
@@ -134,18 +136,20 @@ INSERT INTO pollux.server (incarnation, since) VALUES (pollux.incarnation(), '-i
 
 -- Notes that this incarnation is in use.
 CREATE FUNCTION pollux.enter_incarnation() RETURNS void
-LANGUAGE sql AS $$
-    UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp() WHERE incarnation <> pollux.incarnation()
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp() WHERE incarnation <> pollux.incarnation();
+END $$;
 
 -- Whose leases the caller sees: tenant X's, if its login is a member of the role pollux_tenant_X; all others are one tenant.
 CREATE FUNCTION pollux.tenant() RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce(min(substr(g.rolname, length('pollux_tenant_') + 1)), '')
-      FROM pg_auth_members m
-      JOIN pg_roles u ON u.oid = m.member AND u.rolname = session_user
-      JOIN pg_roles g ON g.oid = m.roleid AND starts_with(g.rolname, 'pollux_tenant_')
-$$;
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce((SELECT min(substr(g.rolname, length('pollux_tenant_') + 1))
+                       FROM pg_auth_members m
+                       JOIN pg_roles u ON u.oid = m.member AND u.rolname = session_user
+                       JOIN pg_roles g ON g.oid = m.roleid AND starts_with(g.rolname, 'pollux_tenant_')), '');
+END $$;
 
 -- Nothing that a lease rests on may be lost because the server was told not to wait for its disk.
 CREATE FUNCTION pollux.durably() RETURNS void
@@ -175,17 +179,19 @@ LANGUAGE sql AS $$
 $$;
 
 CREATE FUNCTION pollux.wake_observers(t text, b bigint, s text) RETURNS void
-LANGUAGE sql AS $$
-    SELECT pg_notify('pollux', jsonb_build_array(r.cluster, r.namespace, r.name)::text)
-      FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s) r
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('pollux', jsonb_build_array(r.cluster, r.namespace, r.name)::text)
+       FROM (SELECT DISTINCT cluster, namespace, name FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s) r;
+END $$;
 
 CREATE FUNCTION pollux.wake_resource(c text, ns text, n text) RETURNS void
-LANGUAGE sql AS $$
-    SELECT pollux.wake_bot(r.bot_id)
-      FROM (SELECT DISTINCT bot_id FROM pollux.candidate WHERE cluster = c AND namespace = ns AND name = n) r;
-    SELECT pg_notify('pollux', jsonb_build_array(c, ns, n)::text)
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pollux.wake_bot(r.bot_id)
+       FROM (SELECT DISTINCT bot_id FROM pollux.candidate WHERE cluster = c AND namespace = ns AND name = n) r;
+    PERFORM pg_notify('pollux', jsonb_build_array(c, ns, n)::text);
+END $$;
 
 CREATE FUNCTION pollux.party(c pollux.candidate) RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$
@@ -195,12 +201,13 @@ $$;
 
 -- Whether a candidate's revision may lead.
 CREATE FUNCTION pollux.eligible(c pollux.candidate) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT NOT EXISTS (
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN NOT EXISTS (
         SELECT FROM pollux.setting t
          WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
-           AND t.eligible IS NOT NULL AND c.revision <> ALL (t.eligible))
-$$;
+           AND t.eligible IS NOT NULL AND c.revision <> ALL (t.eligible));
+END $$;
 
 -- Who should lead after `me`: one of its own resource, of the preferred revision, on another node, the longest ready one.
 CREATE FUNCTION pollux.successor(me pollux.candidate, only_pod text, youth interval) RETURNS SETOF pollux.candidate
@@ -219,10 +226,11 @@ LANGUAGE sql STABLE ROWS 1 AS $$
      LIMIT 1
 $$;
 
--- What an agent is told with every answer.
-CREATE FUNCTION pollux.look_for(t text, b bigint, s text, me text) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-    SELECT jsonb_build_object(
+-- What an agent is told: whether its wish came true, and how things are.
+CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN jsonb_build_object('done', done) || coalesce((SELECT jsonb_build_object(
         'incarnation', pollux.incarnation(),
         'registered', c.id IS NOT NULL,
         'lease', jsonb_build_object(
@@ -244,8 +252,8 @@ LANGUAGE sql STABLE AS $$
             (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)))
       FROM pollux.lease l
       LEFT JOIN pollux.candidate c ON c.tenant = l.tenant AND c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
-     WHERE l.tenant = t AND l.bot_id = b AND l.server = s
-$$;
+     WHERE l.tenant = t AND l.bot_id = b AND l.server = s), '{}');
+END $$;
 
 -- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
 CREATE FUNCTION pollux.note(t text, b bigint, s text, me text, number bigint, now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb)
@@ -296,12 +304,6 @@ BEGIN
             reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
                           THEN 'Rollout' ELSE h.reason END,
             idle_us = extract(epoch FROM now_at - l.released_at) * 1000000;
-    DELETE FROM pollux.handover d
-     WHERE d.tenant = l.tenant AND d.bot_id = l.bot_id AND d.server = l.server AND d.epoch < new_epoch
-       AND (d.at < now_at - interval '30 days'
-            OR d.epoch <= (SELECT o.epoch FROM pollux.handover o
-                            WHERE o.tenant = l.tenant AND o.bot_id = l.bot_id AND o.server = l.server
-                            ORDER BY o.epoch DESC OFFSET 200 LIMIT 1));
 END $$;
 
 -- The epoch after this one; above `seen`, the highest that the caller ever saw. A row of an earlier incarnation may have forgotten
@@ -315,8 +317,9 @@ $$;
 
 -- Makes `taker` the holder of a new epoch.
 CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
-RETURNS void LANGUAGE sql AS $$
-    SELECT pollux.enter_incarnation();
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pollux.enter_incarnation();
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
@@ -324,46 +327,31 @@ RETURNS void LANGUAGE sql AS $$
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
-    SELECT pollux.wake_bot(l.bot_id);
-    SELECT pollux.wake_observers(l.tenant, l.bot_id, l.server)
-$$;
+    PERFORM pollux.wake_bot(l.bot_id);
+    PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+END $$;
 
 -- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
 -- unsettled as it was: what was forgotten may have begun a later epoch than this one.
 CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
-    SELECT pollux.log(l, l.epoch + 1, why, 'release',
+    PERFORM pollux.log(l, l.epoch + 1, why, 'release',
         jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
                            'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
         NULL, drain, outcome);
-    SELECT pollux.wake_bot(l.bot_id);
-    SELECT pollux.wake_observers(l.tenant, l.bot_id, l.server)
-$$;
-
--- The lease's row, locked until the commit.
-CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text) RETURNS pollux.lease
-LANGUAGE sql AS $$
-    SELECT * FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE
-$$;
-
-CREATE FUNCTION pollux.candidate_row(t text, b bigint, s text, me text) RETURNS pollux.candidate
-LANGUAGE sql STABLE AS $$
-    SELECT * FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me
-$$;
+    PERFORM pollux.wake_bot(l.bot_id);
+    PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+END $$;
 
 -- Whether a candidate may become the holder.
 CREATE FUNCTION pollux.may_lead(c pollux.candidate) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT c.id IS NOT NULL AND c.ready AND NOT c.leaving AND pollux.eligible(c)
-$$;
-
-CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-    SELECT jsonb_build_object('done', done) || coalesce(pollux.look_for(t, b, s, me), '{}')
 $$;
 
 -- === what agents execute ===
@@ -441,8 +429,8 @@ DECLARE
 BEGIN
     PERFORM pollux.durably();
     PERFORM pollux.authorise(t, b, s, digest);
-    l := pollux.lock_lease(t, b, s);
-    c := pollux.candidate_row(t, b, s, me);
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR known <> pollux.incarnation() OR NOT pollux.may_lead(c) THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
@@ -469,8 +457,8 @@ DECLARE
 BEGIN
     PERFORM pollux.durably();
     PERFORM pollux.authorise(t, b, s, digest);
-    l := pollux.lock_lease(t, b, s);
-    c := pollux.candidate_row(t, b, s, me);
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
         OR known <> pollux.incarnation()
         OR NOT (vacate OR pollux.may_lead(c))
@@ -525,8 +513,8 @@ DECLARE
 BEGIN
     PERFORM pollux.durably();
     PERFORM pollux.authorise(t, b, s, digest);
-    l := pollux.lock_lease(t, b, s);
-    c := pollux.candidate_row(t, b, s, me);
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL OR known <> pollux.incarnation() THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
@@ -588,6 +576,13 @@ BEGIN
     IF FOUND THEN
         PERFORM pollux.wake_observers(t, b, s);
     END IF;
+    -- This comes with each handover too, and nobody waits for it.
+    DELETE FROM pollux.handover d
+     WHERE d.tenant = t AND d.bot_id = b AND d.server = s AND d.epoch < e
+       AND (d.at < since - interval '30 days'
+            OR d.epoch <= (SELECT o.epoch FROM pollux.handover o
+                            WHERE o.tenant = t AND o.bot_id = b AND o.server = s
+                            ORDER BY o.epoch DESC OFFSET 200 LIMIT 1));
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
 

@@ -398,7 +398,7 @@ async fn open(file: PathBuf, bot_id: i64, patience: Duration) -> Result<Open, Er
     let patience = patience.max(Duration::from_secs(1));
     let database = read_file(&file)?;
     let (session, news) = Session::open(&database, "pollux-agent", patience).await?;
-    session.batch(&format!("LISTEN pollux_{bot_id}"), patience).await?;
+    session.listen(&format!("pollux_{bot_id}"), patience).await?;
     Ok((session, news))
 }
 

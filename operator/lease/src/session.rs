@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use futures::future::poll_fn;
@@ -22,8 +22,17 @@ use crate::tls;
 pub(crate) struct Session {
     client: Client,
     address: String,
-    warned: Arc<AtomicBool>,
+    heard: Arc<Heard>,
     driver: tokio::task::JoinHandle<()>,
+}
+
+/// What is heard beside the answers.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The statement under way warned.
+    warning: AtomicBool,
+    /// The backend whose notifications are passed over.
+    deaf_to: AtomicI32,
 }
 
 /// What a connection says of itself.
@@ -57,18 +66,18 @@ impl Session {
         let config = database.config(name, patience / 2);
         let patience = patience * database.hosts().max(2);
         let (tx, rx) = mpsc::channel(64);
-        let warned = Arc::new(AtomicBool::new(false));
+        let heard = Arc::<Heard>::default();
         let address = database.address();
         let connecting = async {
             let failed = |e: tokio_postgres::Error| sort(&e, &address);
             if *database.tls() == TlsPolicy::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-                let driver = tokio::spawn(drive(connection, tx, warned.clone()));
+                let driver = tokio::spawn(drive(connection, tx, heard.clone()));
                 Ok::<_, Error>((client, driver))
             } else {
                 let connector = tls::connector(database.tls())?;
                 let (client, connection) = config.connect(connector).await.map_err(failed)?;
-                let driver = tokio::spawn(drive(connection, tx, warned.clone()));
+                let driver = tokio::spawn(drive(connection, tx, heard.clone()));
                 Ok::<_, Error>((client, driver))
             }
         };
@@ -76,7 +85,7 @@ impl Session {
             address: address.clone(),
             reason: format!("no connection within {patience:?}"),
         })??;
-        Ok((Self { client, address, warned, driver }, rx))
+        Ok((Self { client, address, heard, driver }, rx))
     }
 
     /// Runs a statement that returns one row. An unnamed statement in one round trip: it works behind poolers too.
@@ -84,14 +93,14 @@ impl Session {
     /// After [`Error::Deadline`] and [`Error::Away`] it is not known whether it was carried out; the session is of no use any
     /// more.
     pub(crate) async fn one(&self, sql: &str, with: &[Parameter<'_>], patience: Duration) -> Result<Row, Error> {
-        self.warned.store(false, Ordering::Relaxed);
+        self.heard.warning.store(false, Ordering::Relaxed);
         let row = timeout(patience, self.client.query_typed_one(sql, with))
             .await
             .map_err(|_| Error::Deadline(patience))?
             .map_err(|e| self.sort(&e))?;
         // None of our statements warns. What does is a wait for a synchronous standby that somebody cancelled: the
         // commit is then reported as done though a failover can undo it.
-        if self.warned.load(Ordering::Relaxed) {
+        if self.heard.warning.load(Ordering::Relaxed) {
             return Err(Error::Away {
                 address: self.address.clone(),
                 reason: "the commit is not confirmed by its standby".into(),
@@ -105,6 +114,13 @@ impl Session {
         let rows =
             timeout(patience, self.client.query_typed(sql, with)).await.map_err(|_| Error::Deadline(patience))?;
         rows.map_err(|e| self.sort(&e))
+    }
+
+    /// Listens to what others notify of. What a statement of this session's own notifies of, its answer has told.
+    pub(crate) async fn listen(&self, channel: &str, patience: Duration) -> Result<(), Error> {
+        let row = self.one("SELECT pg_backend_pid()", &[], patience).await?;
+        self.heard.deaf_to.store(row.get(0), Ordering::Relaxed);
+        self.batch(&format!("LISTEN {channel}"), patience).await
     }
 
     /// Runs statements without parameters.
@@ -135,7 +151,7 @@ impl Drop for Session {
     }
 }
 
-async fn drive<S, T>(mut connection: Connection<S, T>, news: mpsc::Sender<News>, warned: Arc<AtomicBool>)
+async fn drive<S, T>(mut connection: Connection<S, T>, news: mpsc::Sender<News>, heard: Arc<Heard>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: TlsStream + Unpin,
@@ -143,12 +159,15 @@ where
     let reason = loop {
         match poll_fn(|cx| connection.poll_message(cx)).await {
             Some(Ok(AsyncMessage::Notification(n))) => {
+                if n.process_id() == heard.deaf_to.load(Ordering::Relaxed) {
+                    continue;
+                }
                 // Whoever is 64 notifications late will look anyway.
                 let _ = news.try_send(News::Notified(n.payload().to_owned()));
             }
             Some(Ok(AsyncMessage::Notice(notice))) => {
                 if notice.parsed_severity() == Some(tokio_postgres::error::Severity::Warning) {
-                    warned.store(true, Ordering::Relaxed);
+                    heard.warning.store(true, Ordering::Relaxed);
                 }
             }
             Some(Ok(_)) => {}

@@ -245,6 +245,11 @@ async fn the_log_of_handovers_is_bounded() {
         .batch_execute("SELECT pollux.log(l, e * 7, 'Manual', 'free', NULL, NULL, NULL, NULL) FROM pollux.lease l, generate_series(2, 300) e")
         .await
         .unwrap();
+    // What comes with each handover, when it is over.
+    client
+        .batch_execute("SELECT pollux.gap(bot_id, server, token_digest, holder, 2100, 0) FROM pollux.lease")
+        .await
+        .unwrap();
     until(&client, "the newest 200 stay", "SELECT count(*) = 200 AND max(epoch) = 2100 FROM pollux.handover").await;
 }
 
