@@ -109,9 +109,16 @@ CREATE TABLE pollux.scope (
     PRIMARY KEY (cluster, namespace)
 );
 
--- The incarnation of the server that last made somebody write here, and since when.
+-- Which tenant a login belongs to; all others belong to the tenant without a name.
+CREATE TABLE pollux.login (
+    name   name PRIMARY KEY,
+    tenant text NOT NULL
+);
+
+-- The incarnation of the server that last made somebody write here, and since when. A row for each tenant: one that all wrote
+-- would be one that anybody could lock.
 CREATE TABLE pollux.server (
-    one         boolean     PRIMARY KEY DEFAULT true CHECK (one),
+    tenant      text        PRIMARY KEY,
     incarnation text        NOT NULL,
     since       timestamptz NOT NULL
 );
@@ -132,23 +139,21 @@ LANGUAGE sql STABLE AS $$
     SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text
 $$;
 
-INSERT INTO pollux.server (incarnation, since) VALUES (pollux.incarnation(), '-infinity');
+INSERT INTO pollux.server VALUES ('', pollux.incarnation(), '-infinity');
 
 -- Notes that this incarnation is in use.
-CREATE FUNCTION pollux.enter_incarnation() RETURNS void
+CREATE FUNCTION pollux.enter_incarnation(t text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp() WHERE incarnation <> pollux.incarnation();
+    UPDATE pollux.server SET incarnation = pollux.incarnation(), since = clock_timestamp()
+     WHERE tenant = t AND incarnation <> pollux.incarnation();
 END $$;
 
--- Whose leases the caller sees: tenant X's, if its login is a member of the role pollux_tenant_X; all others are one tenant.
+-- Whose leases the caller sees. Not current_user: that is the owner in here, and SET ROLE changes it elsewhere.
 CREATE FUNCTION pollux.tenant() RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN coalesce((SELECT min(substr(g.rolname, length('pollux_tenant_') + 1))
-                       FROM pg_auth_members m
-                       JOIN pg_roles u ON u.oid = m.member AND u.rolname = session_user
-                       JOIN pg_roles g ON g.oid = m.roleid AND starts_with(g.rolname, 'pollux_tenant_')), '');
+    RETURN coalesce((SELECT l.tenant FROM pollux.login l WHERE l.name = session_user), '');
 END $$;
 
 -- Nothing that a lease rests on may be lost because the server was told not to wait for its disk.
@@ -319,7 +324,7 @@ $$;
 CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pollux.enter_incarnation();
+    PERFORM pollux.enter_incarnation(l.tenant);
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
@@ -377,9 +382,9 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     IF NOT EXISTS (SELECT FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s) THEN
         -- A bot that is new, or one that the server has forgotten: that can only be as long as a lease lives after it started.
-        PERFORM pollux.enter_incarnation();
+        PERFORM pollux.enter_incarnation(t);
         INSERT INTO pollux.lease (tenant, bot_id, server, token_digest, incarnation)
-            VALUES (t, b, s, digest, (SELECT v.incarnation FROM pollux.server v WHERE v.since < clock_timestamp() - interval '75 s'))
+            VALUES (t, b, s, digest, (SELECT v.incarnation FROM pollux.server v WHERE v.tenant = t AND v.since < clock_timestamp() - interval '75 s'))
             ON CONFLICT DO NOTHING;
     END IF;
     -- The token was rotated while the bot did not run: nobody is left who could prove that he knew the old one.
@@ -412,7 +417,7 @@ BEGIN
        AND known = pollux.incarnation();
     renewed := FOUND;
     IF renewed THEN
-        PERFORM pollux.enter_incarnation();
+        PERFORM pollux.enter_incarnation(t);
     END IF;
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(renewed, t, b, s, me);
@@ -634,6 +639,53 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
          r AS (DELETE FROM pollux.request WHERE cluster = c AND namespace = ns AND name = n RETURNING 1)
     SELECT EXISTS (SELECT FROM s) OR EXISTS (SELECT FROM r)
 $$;
+
+-- Makes a login and a namespace tenant t's; with '' they are nobody's again. The namespace's leases go with it as they are: a
+-- leader leads on. Who had registered for the namespace as another tenant has to register anew, and is refused.
+CREATE FUNCTION pollux.put_tenant(who name, c text, ns text, t text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was text := coalesce((SELECT p.tenant FROM pollux.scope p WHERE p.cluster = c AND p.namespace = ns), '');
+    l   pollux.lease;
+    o   pollux.lease;
+BEGIN
+    IF was = t AND t = coalesce((SELECT g.tenant FROM pollux.login g WHERE g.name = who), '') THEN
+        RETURN false;
+    END IF;
+    INSERT INTO pollux.server VALUES (t, pollux.incarnation(), '-infinity') ON CONFLICT DO NOTHING;
+    DELETE FROM pollux.login WHERE name = who;
+    DELETE FROM pollux.scope WHERE cluster = c AND namespace = ns;
+    IF t <> '' THEN
+        INSERT INTO pollux.login VALUES (who, t);
+        INSERT INTO pollux.scope VALUES (c, ns, t);
+    END IF;
+    IF was = t THEN
+        RETURN true;
+    END IF;
+    -- Nobody takes one of these leases meanwhile; whoever waits for the row finds it, or his own as a candidate, gone from there.
+    PERFORM FROM pollux.lease x
+      WHERE x.tenant = was AND ((x.cluster, x.namespace) = (c, ns)
+            OR EXISTS (SELECT FROM pollux.candidate k
+                        WHERE k.tenant = was AND k.bot_id = x.bot_id AND k.server = x.server AND (k.cluster, k.namespace) = (c, ns)))
+      ORDER BY x.bot_id, x.server FOR UPDATE;
+    DELETE FROM pollux.candidate k
+     WHERE k.cluster = c AND k.namespace = ns
+       AND (k.tenant <> was OR (t, k.bot_id, k.server, k.id) IN (SELECT d.tenant, d.bot_id, d.server, d.id FROM pollux.candidate d));
+    UPDATE pollux.candidate SET tenant = t WHERE cluster = c AND namespace = ns AND tenant = was;
+    FOR l IN SELECT * FROM pollux.lease x WHERE x.tenant = was AND x.cluster = c AND x.namespace = ns LOOP
+        SELECT * INTO o FROM pollux.lease x WHERE x.tenant = t AND x.bot_id = l.bot_id AND x.server = l.server FOR UPDATE;
+        IF o.holder IS NOT NULL AND o.expires_at > clock_timestamp() - interval '75 s' THEN
+            RAISE EXCEPTION 'the bot % is led in tenant % too, by %/%', l.bot_id, quote_literal(t), o.namespace, o.name
+                USING ERRCODE = 'PX004';
+        END IF;
+        DELETE FROM pollux.handover WHERE tenant = t AND bot_id = l.bot_id AND server = l.server;
+        DELETE FROM pollux.lease WHERE tenant = t AND bot_id = l.bot_id AND server = l.server;
+        UPDATE pollux.handover SET tenant = t WHERE tenant = was AND bot_id = l.bot_id AND server = l.server;
+        UPDATE pollux.lease SET tenant = t, epoch = greatest(epoch, coalesce(o.epoch, 0))
+         WHERE tenant = was AND bot_id = l.bot_id AND server = l.server;
+    END LOOP;
+    RETURN true;
+END $$;
 
 -- Nobody but the owner, until the group of agents is granted what is theirs.
 REVOKE ALL ON ALL TABLES IN SCHEMA pollux FROM PUBLIC;

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 
 use crate::database::Database;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Parameter, Session};
 use crate::statements::probe;
 
 mod embedded {
@@ -68,6 +68,7 @@ impl Admin {
     /// [`Error::is_transient`] tells "not there yet" from "refused".
     pub async fn connect(database: &Database) -> Result<Self, Error> {
         let (session, _) = Session::open(database, "pollux-admin", CONNECT).await?;
+        session.suits_owner(CONNECT).await?;
         Ok(Self { session })
     }
 
@@ -111,6 +112,28 @@ impl Admin {
         done.and(unlocked)
     }
 
+    /// Makes a login and a namespace a tenant's, together with the namespace's leases: a leader leads on. Without a tenant they
+    /// become like those that never were anybody's. Says whether anything changed.
+    ///
+    /// # Errors
+    /// If a bot of the namespace is led in the other tenant too, or the database does not answer.
+    pub async fn put_tenant(
+        &mut self,
+        login: &str,
+        cluster: &str,
+        namespace: &str,
+        tenant: Option<&str>,
+    ) -> Result<bool, Error> {
+        self.session.batch(LOCK, PATIENCE).await?;
+        let tenant = tenant.unwrap_or_default();
+        let with: [Parameter<'_>; 4] =
+            [(&login, Type::NAME), (&cluster, Type::TEXT), (&namespace, Type::TEXT), (&tenant, Type::TEXT)];
+        let done = self.session.one("SELECT pollux.put_tenant($1,$2,$3,$4)", &with, PATIENCE).await;
+        let unlocked = self.session.batch(UNLOCK, PATIENCE).await;
+        let done = done?;
+        unlocked?;
+        done.try_get(0).map_err(|e| Error::Answer(e.to_string()))
+    }
     async fn grant_locked(&mut self, user: &str, password: &str, connection_limit: i32) -> Result<(), Error> {
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         // The limits bound what one agent's fault costs the others; deadlines of its own it has besides.
@@ -141,6 +164,7 @@ impl Admin {
 /// Why it could not.
 pub async fn check_agent(database: &Database) -> Result<(), Error> {
     let (session, _news) = Session::open(database, "pollux-check", CONNECT).await?;
+    session.suits_agent(CONNECT).await?;
     probe(&session, CONNECT).await
 }
 

@@ -33,6 +33,14 @@ pub enum Error {
     /// It did not answer in time; whether the statement had an effect is unknown.
     #[error("the lease database did not answer within {0:?}")]
     Deadline(std::time::Duration),
+    /// It answers, and leases must not be kept there, or not by this version.
+    #[error("the lease database at {address} cannot be used: {reason}")]
+    Unfit {
+        /// Where it is.
+        address: String,
+        /// Why not, and how to mend it.
+        reason: String,
+    },
     /// It answered that it does not want to.
     #[error("the lease database refuses: {message} (SQLSTATE {code}){}", .mend.map(|m| format!("; {m}")).unwrap_or_default())]
     Refused {

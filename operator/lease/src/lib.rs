@@ -31,7 +31,7 @@ pub use database::{Database, Roots, TlsPolicy, UriError};
 pub use error::Error;
 pub use identity::{BotKey, Replica, Resource, TokenDigest};
 pub use lease::{Config, Lease};
-pub use observer::{BotView, Candidate, Handover, LeaseRow, Look, Observer, ObserverState, Party, Setting};
+pub use observer::{BotView, Candidate, FullLogin, Handover, LeaseRow, Look, Observer, ObserverState, Party, Setting};
 pub use pollux_clock::BootInstant;
 pub use view::{
     DatabaseState, Evidence, HandOver, HandedOver, Holder, Reason, Request, Role, Settings, Takeover, View,

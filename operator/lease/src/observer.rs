@@ -70,6 +70,15 @@ pub struct Setting {
     pub json: Value,
 }
 
+/// A login of agents that has all the sessions that its CONNECTION LIMIT allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullLogin {
+    /// The role's name.
+    pub name: String,
+    /// Its limit.
+    pub limit: i32,
+}
+
 /// Everything that is known of a resource's bot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BotView {
@@ -200,6 +209,15 @@ impl Observer {
         let Some(row) = found.first() else { return Ok(None) };
         let view: Json<rows::BotRow> = row.try_get(0).map_err(|e| Error::Answer(e.to_string()))?;
         Ok(Some(view.0.into()))
+    }
+
+    /// The logins of agents at which the next session is refused. Who is refused cannot say so here himself.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn full_logins(&self) -> Result<Vec<FullLogin>, Error> {
+        let rows = self.heard(self.session()?.all(rows::FULL_LOGINS, &[], PATIENCE).await)?;
+        Ok(rows.iter().map(|row| FullLogin { name: row.get(0), limit: row.get(1) }).collect())
     }
 
     /// Writes the settings of a resource, if they differ from what is there, and wakes its agents. Says whether they did.

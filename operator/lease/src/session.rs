@@ -17,6 +17,15 @@ use crate::database::{Database, TlsPolicy};
 use crate::error::Error;
 use crate::tls;
 
+/// What the schema must speak: `pollux.protocol()`.
+const PROTOCOL: i32 = 1;
+/// The oldest PostgreSQL that has all that the schema and its agents use.
+const OLDEST: u32 = 14;
+/// Whether nothing can be written, and whether what was written may be lost. Neon writes to no disk of its own, so its `fsync`
+/// says nothing.
+const SERVER: &str = "current_setting('transaction_read_only') = 'on',
+    CASE WHEN current_setting('fsync') = 'off' THEN NOT EXISTS (SELECT FROM pg_settings WHERE name LIKE 'neon.%') ELSE false END";
+
 /// A connection; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -69,23 +78,75 @@ impl Session {
         let heard = Arc::<Heard>::default();
         let address = database.address();
         let connecting = async {
-            let failed = |e: tokio_postgres::Error| sort(&e, &address);
+            let failed = |e: tokio_postgres::Error| unreachable(&e, &address);
             if *database.tls() == TlsPolicy::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+                new_enough(connection.parameter("server_version"), &address)?;
                 let driver = tokio::spawn(drive(connection, tx, heard.clone()));
                 Ok::<_, Error>((client, driver))
             } else {
                 let connector = tls::connector(database.tls())?;
                 let (client, connection) = config.connect(connector).await.map_err(failed)?;
+                new_enough(connection.parameter("server_version"), &address)?;
                 let driver = tokio::spawn(drive(connection, tx, heard.clone()));
                 Ok::<_, Error>((client, driver))
             }
         };
         let (client, driver) = timeout(patience, connecting).await.map_err(|_| Error::Away {
             address: address.clone(),
-            reason: format!("no connection within {patience:?}"),
+            reason: format!("no connection within {patience:?}; {NOBODY}"),
         })??;
         Ok((Self { client, address, heard, driver }, rx))
+    }
+
+    /// Whether this is a server that leases can be kept on; and whether the schema, if it is there, is one that this version
+    /// knows.
+    pub(crate) async fn suits_owner(&self, patience: Duration) -> Result<(), Error> {
+        let sql = format!("SELECT {SERVER}, to_regprocedure('pollux.protocol()') IS NOT NULL");
+        let row = self.one(&sql, &[], patience).await?;
+        self.suits(&row)?;
+        if row.get(2) {
+            let row = self.one("SELECT pollux.protocol()", &[], patience).await?;
+            self.speaks(row.get(0))?;
+        }
+        Ok(())
+    }
+
+    /// The same for somebody who needs the schema. Returns the backend's number.
+    pub(crate) async fn suits_agent(&self, patience: Duration) -> Result<i32, Error> {
+        let row = self.one(&format!("SELECT {SERVER}, pollux.protocol(), pg_backend_pid()"), &[], patience).await?;
+        self.suits(&row)?;
+        self.speaks(row.get(2))?;
+        Ok(row.get(3))
+    }
+
+    fn suits(&self, row: &Row) -> Result<(), Error> {
+        if row.get(0) {
+            // A failover may be under way: that passes, or another host is the one to ask.
+            return Err(away("it is read-only".into(), mend("25006"), &self.address));
+        }
+        if row.get(1) {
+            return Err(self.unfit(
+                "fsync is off, so a crash may bring back a lease that was given away; set fsync = on and restart PostgreSQL",
+            ));
+        }
+        Ok(())
+    }
+
+    fn speaks(&self, protocol: i32) -> Result<(), Error> {
+        match protocol.cmp(&PROTOCOL) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => Err(self.unfit(&format!(
+                "its schema speaks protocol {protocol} and this older version of Pollux only {PROTOCOL}; upgrade it to the version of the operator that migrated the schema"
+            ))),
+            std::cmp::Ordering::Less => Err(self.unfit(&format!(
+                "its schema speaks protocol {protocol} and this version of Pollux {PROTOCOL}; upgrade the operator, which migrates the schema when it starts"
+            ))),
+        }
+    }
+
+    fn unfit(&self, reason: &str) -> Error {
+        Error::Unfit { address: self.address.clone(), reason: reason.to_owned() }
     }
 
     /// Runs a statement that returns one row. An unnamed statement in one round trip: it works behind poolers too.
@@ -116,10 +177,10 @@ impl Session {
         rows.map_err(|e| self.sort(&e))
     }
 
-    /// Listens to what others notify of. What a statement of this session's own notifies of, its answer has told.
+    /// Makes sure that an agent can work here, and listens to what others notify of. What a statement of this session's own notifies of, its answer has told.
     pub(crate) async fn listen(&self, channel: &str, patience: Duration) -> Result<(), Error> {
-        let row = self.one("SELECT pg_backend_pid()", &[], patience).await?;
-        self.heard.deaf_to.store(row.get(0), Ordering::Relaxed);
+        let backend = self.suits_agent(patience).await?;
+        self.heard.deaf_to.store(backend, Ordering::Relaxed);
         self.batch(&format!("LISTEN {channel}"), patience).await
     }
 
@@ -193,20 +254,57 @@ fn describe(e: &tokio_postgres::Error) -> String {
     text
 }
 
+/// What helps where nobody answers.
+const NOBODY: &str = "check that PostgreSQL runs there, and the host and port in the URI";
+
+/// A connection that could not be made.
+fn unreachable(e: &tokio_postgres::Error, address: &str) -> Error {
+    if e.as_db_error().is_some() {
+        return sort(e, address);
+    }
+    let text = describe(e);
+    // Wrong certificates do not become right by waiting. Neither rustls's errors nor tokio-postgres's can be told apart from here
+    // but by their text.
+    if text.contains("invalid peer certificate") {
+        return Error::Tls(format!(
+            "{text}; its certificate must be for the host in the URI, and from an authority that is public or in the URI's sslrootcert=FILE (sslmode=require encrypts without that proof)"
+        ));
+    }
+    if text.contains("server does not support TLS") {
+        return Error::Tls(format!("{text}; switch it on there (ssl = on), or leave sslmode out of the URI"));
+    }
+    away(text, Some(NOBODY), address)
+}
+
+/// What does not say its version is believed to be new enough: a pooler, perhaps.
+fn new_enough(version: Option<&str>, address: &str) -> Result<(), Error> {
+    let Some(version) = version else { return Ok(()) };
+    let major = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major < OLDEST => Err(Error::Unfit {
+            address: address.to_owned(),
+            reason: format!(
+                "it is PostgreSQL {version}, and Pollux needs {OLDEST} or newer; upgrade it, or put the URI of a newer one into the Secret"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn away(reason: String, mend: Option<&str>, address: &str) -> Error {
+    let reason = mend.map_or_else(|| reason.clone(), |mend| format!("{reason}; {mend}"));
+    Error::Away { address: address.to_owned(), reason }
+}
+
 /// Sorts errors by what helps.
 fn sort(e: &tokio_postgres::Error, address: &str) -> Error {
-    let away = |reason| Error::Away { address: address.to_owned(), reason };
-    let Some(db) = e.as_db_error() else {
-        // Wrong certificates do not become right by waiting.
-        let text = describe(e);
-        return if text.contains("invalid peer certificate") { Error::Tls(text) } else { away(text) };
-    };
+    let Some(db) = e.as_db_error() else { return away(describe(e), None, address) };
     let code = db.code().code();
     let message = db.message().to_owned();
     match code {
         // Shutting down or starting up; too many connections; read only, which means: this is no longer the primary.
-        "57P01" | "57P02" | "57P03" | "53300" | "25006" => away(message),
-        _ if code.starts_with("08") => away(message),
+        "57P01" | "57P02" | "57P03" | "53300" | "25006" => away(message, mend(code), address),
+        _ if code.starts_with("08") => away(message, mend(code), address),
         _ => Error::Refused { code: code.to_owned(), message, mend: mend(code) },
     }
 }
@@ -215,12 +313,21 @@ fn mend(code: &str) -> Option<&'static str> {
     Some(match code {
         "28P01" | "28000" => "the role or its password in the Secret is wrong, or pg_hba.conf does not let it in",
         "3D000" => "create the database, or correct its name at the end of the URI",
-        "3F000" | "42883" => {
+        "25006" => {
+            "the URI should name the primary: with all hosts of the cluster in it and target_session_attrs=read-write it is found after a failover too"
+        }
+        "53300" => {
+            "each pod has one session, an update needs one more: raise the role's CONNECTION LIMIT (pollux-controller grant --connection-limit, or ALTER ROLE), or max_connections if it is the server that is full"
+        }
+        "3F000" | "42883" | "42P01" => {
             "the schema pollux is missing or old: the controller makes it when it starts, with the owner's URI"
         }
         "42501" => {
             "the role lacks a right: agents get theirs by `pollux-controller grant`, the owner needs CREATE on the database and CREATEROLE"
         }
+        "55P03" => "somebody holds what this waits for: look into pg_locks",
+        "PX003" => "pollux-controller grant --tenant makes a namespace and its login one tenant's",
+        "PX004" => "set spec.suspend of one of the two bots, and try again after two minutes",
         "PX001" => {
             "after a token was rotated, pods with the old one must see the new one first; two bots must not share one id"
         }

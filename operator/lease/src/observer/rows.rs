@@ -46,9 +46,10 @@ FROM pollux.lease l JOIN mine USING (tenant, bot_id, server)"
     };
 }
 
-/// The bot of the resource's newest agent.
+/// The bot of the resource's newest agent. Only the namespace's own tenant is believed.
 pub(super) const BY_CANDIDATE: &str = view_of!(
     "SELECT c.tenant, c.bot_id, c.server FROM pollux.candidate c WHERE c.cluster = $1 AND c.namespace = $2 AND c.name = $3
+        AND c.tenant = coalesce((SELECT p.tenant FROM pollux.scope p WHERE p.cluster = $1 AND p.namespace = $2), '')
      ORDER BY c.beat_at DESC LIMIT 1"
 );
 
@@ -56,8 +57,17 @@ pub(super) const BY_CANDIDATE: &str = view_of!(
 /// there.
 pub(super) const BY_LEASE: &str = view_of!(
     "SELECT o.tenant, o.bot_id, o.server FROM pollux.lease o WHERE o.cluster = $1 AND o.namespace = $2 AND o.name = $3
+        AND o.tenant = coalesce((SELECT p.tenant FROM pollux.scope p WHERE p.cluster = $1 AND p.namespace = $2), '')
      ORDER BY coalesce(o.since, o.released_at) DESC NULLS LAST LIMIT 1"
 );
+
+/// Counted as the server does: in all databases.
+pub(super) const FULL_LOGINS: &str = "
+SELECT r.rolname::text, r.rolconnlimit
+  FROM pg_roles r JOIN pg_auth_members m ON m.member = r.oid AND m.roleid = to_regrole('pollux_agent')
+ WHERE r.rolcanlogin AND r.rolconnlimit >= 0
+   AND (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid) >= r.rolconnlimit
+ ORDER BY r.rolname";
 
 /// What the slow poll compares: everything that a controller would want to know of, and what happens without a write.
 pub(super) const FINGERPRINTS: &str = "

@@ -62,6 +62,7 @@ pub(super) async fn run(
 async fn open(file: &Path) -> Result<(Session, mpsc::Receiver<News>), Error> {
     let database = read_file(file)?;
     let (session, news) = Session::open(&database, "pollux-controller", PATIENCE).await?;
+    session.suits_owner(PATIENCE).await?;
     session.batch("LISTEN pollux", PATIENCE).await?;
     Ok((session, news))
 }
