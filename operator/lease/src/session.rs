@@ -24,7 +24,7 @@ const OLDEST: u32 = 14;
 /// Whether nothing can be written, and whether what was written may be lost. Neon writes to no disk of its own, so its `fsync`
 /// says nothing.
 const SERVER: &str = "current_setting('transaction_read_only') = 'on',
-    CASE WHEN current_setting('fsync') = 'off' THEN NOT EXISTS (SELECT FROM pg_settings WHERE name LIKE 'neon.%') ELSE false END";
+    current_setting('fsync') = 'off' AND current_setting('neon.timeline_id', true) IS NULL";
 
 /// A connection; it ends when this is dropped.
 #[derive(Debug)]
