@@ -112,7 +112,7 @@ words! {
         NoCandidate,
         /// LeaderElected: the holder did not renew in time.
         LeaseExpired,
-        /// LeaderElected: the controller cannot reach the lease database.
+        /// LeaderElected: the controller cannot reach the lease database, or cannot use it.
         DatabaseUnreachable,
         /// LeaderElected: another resource or cluster that has the same token leads.
         HeldElsewhere,
@@ -130,6 +130,8 @@ words! {
         WaitingForOldPods,
         /// Progressing: a pod does not get ready.
         PodNotReady,
+        /// Progressing: an agent gets no session, because its database role has as many as its CONNECTION LIMIT allows.
+        ConnectionLimit,
         /// SpecValid: yes.
         Valid,
         /// SpecValid: `spec.podTemplate` cannot be merged, overrides what it may not, or is refused by the API server.

@@ -11,6 +11,7 @@ use kube::ResourceExt;
 use pollux_api::names::{label, pod as names};
 use pollux_api::spec::TelegramBotSpec;
 use pollux_api::words::Reason;
+use pollux_lease::FullLogin;
 
 /// What keeps a pod from getting ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +30,13 @@ pub(crate) struct Trouble {
 
 /// Whether the lease database knows a pod's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Heard<'a> {
     /// It does.
     Yes,
     /// It answers the operator, and has never heard of the agent.
     No,
+    /// The same, and this login, probably the agent's, gets no further session.
+    NoSession(&'a FullLogin),
     /// It does not answer the operator either.
     Unknown,
 }
@@ -98,7 +101,7 @@ pub(crate) fn trouble(
     pod: &Pod,
     events: &[Event],
     spec: &TelegramBotSpec,
-    heard: Heard,
+    heard: Heard<'_>,
     now: Timestamp,
 ) -> Option<Trouble> {
     if !needs_events(pod) {
@@ -162,17 +165,28 @@ fn container(container: &ContainerStatus) -> Option<(String, String)> {
 
 /// All containers run, and still the agent says that its bot could not lead. An agent says so too as long as the lease database
 /// has not answered it: the bot is to blame only if the database has. While nobody knows, the database is what is told of.
-fn silent(pod: &Pod, database: &str, heard: Heard, now: Timestamp) -> Option<(String, String)> {
+fn silent(pod: &Pod, database: &str, heard: Heard<'_>, now: Timestamp) -> Option<(String, String)> {
     let bot = pod.status.as_ref()?.container_statuses.iter().flatten().find(|c| c.name == names::BOT_CONTAINER)?;
     let since = bot.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
     let quiet = now.duration_since(since.0).as_secs();
-    let text = match heard {
-        Heard::Yes => "its bot runs, but has not asked for updates".to_owned(),
-        Heard::No => format!("{UNSEEN} {database:?}"),
+    let (reason, text) = match heard {
+        Heard::Yes => (Reason::PodNotReady, "its bot runs, but has not asked for updates".to_owned()),
+        Heard::No => (Reason::PodNotReady, format!("{UNSEEN} {database:?}")),
+        Heard::NoSession(login) => {
+            (Reason::ConnectionLimit, format!("{UNSEEN} {database:?}, where {}", is_full(login)))
+        }
         Heard::Unknown => return None,
     };
-    (quiet > SILENT_SECONDS).then(|| (Reason::PodNotReady.to_string(), text))
+    (quiet > SILENT_SECONDS).then(|| (reason.to_string(), text))
 }
+
+/// That a login gets no further session.
+pub(crate) fn is_full(login: &FullLogin) -> String {
+    format!("the role {} has all the {} sessions of its CONNECTION LIMIT", login.name, login.limit)
+}
+
+/// What helps then.
+pub(crate) const MORE_SESSIONS: &str = "give it more (each pod has one, two with failover Fast, and an update brings one more pod): pollux-controller grant --connection-limit, or ALTER ROLE … CONNECTION LIMIT";
 
 /// The newest failed mount; one of ours before any other. Something that is missing is said at once; other failures pass by
 /// themselves on a busy node, and count when they have not.
@@ -241,6 +255,7 @@ fn mend(reason: &str, said: &str, spec: &TelegramBotSpec, namespace: &str) -> (O
         }
         "Unschedulable" => "make room in the cluster, or lower the requests in spec.resources",
         "CrashLoopBackOff" => "look at its logs with kubectl logs, --previous for those of the last run",
+        "ConnectionLimit" => MORE_SESSIONS,
         "PodNotReady" if said.starts_with(UNSEEN) => {
             "check the URI in its Secret (spec.lease.credentialsSecretRef), and look at its logs with kubectl logs -c agent"
         }

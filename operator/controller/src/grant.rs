@@ -10,6 +10,9 @@
 //! * a Secret that was not made here is never overwritten;
 //! * a Secret is written only after a login with what it will hold has succeeded.
 //!
+//! With `--tenant` the roles and namespaces become a tenant's, whose leases no other one sees; `--no-tenant` undoes it. A run with
+//! neither, like those of the chart's Job, leaves that as it is.
+//!
 //! It waits for a database that is not there yet, up to a limit, and stops at once when waiting cannot help. A namespace that
 //! fails does not keep the others from being done; the whole then ends in an error.
 
@@ -74,6 +77,16 @@ pub(crate) struct GrantArgs {
     /// Sessions that the agents of one namespace may have: one for each pod, and room for a rollout
     #[arg(long, value_name = "COUNT", default_value_t = 80, value_parser = clap::value_parser!(u16).range(2..))]
     connection_limit: u16,
+
+    /// Make the namespaces and their roles this tenant's: agents of different tenants neither see, delay nor take each other's
+    /// leases. Namespaces whose bots share a token must be of one tenant. Their leases go with them, and leaders lead on. A later
+    /// run without this changes nothing
+    #[arg(long, value_name = "NAME", value_parser = tenant)]
+    tenant: Option<String>,
+
+    /// Make the namespaces and their roles nobody's again, as they are without --tenant
+    #[arg(long, conflicts_with = "tenant")]
+    no_tenant: bool,
 
     /// How long to wait for a database that does not answer yet
     #[arg(long, value_name = "SECONDS", default_value_t = 240)]
@@ -165,6 +178,16 @@ async fn grant(
         .grant_role(&role, &password.0, args.connection_limit.into())
         .await
         .with_context(|| format!("the database role {role} cannot be made; its maker needs CREATEROLE"))?;
+    if args.tenant.is_some() || args.no_tenant {
+        let tenant = args.tenant.as_deref();
+        let changed = admin.put_tenant(&role, cluster, namespace, tenant).await.with_context(|| {
+            format!(
+                "the namespace cannot become {}",
+                tenant.map_or("nobody's".to_owned(), |tenant| format!("the tenant {tenant}'s"))
+            )
+        })?;
+        info!(namespace, role, tenant = tenant.unwrap_or_default(), changed, "its tenant");
+    }
     // Where the operator reaches the server: the agents' address may mean nothing here.
     admin::check_agent(&owner.clone().with_login(&role, &password.0))
         .await
@@ -240,12 +263,20 @@ fn secret(namespace: &str, name: &str, uri: &str) -> Secret {
 }
 
 /// A role's name: readable, and distinct for each cluster and namespace whatever their lengths.
-fn role_name(cluster: &str, namespace: &str) -> String {
+pub(crate) fn role_name(cluster: &str, namespace: &str) -> String {
     // NUL is in neither of the two, so no other pair gives the same bytes.
     let digest = digest::digest(&digest::SHA256, format!("{cluster}\0{namespace}").as_bytes());
     let mut name = format!("pollux_{}", namespace.replace('-', "_"));
     name.truncate(MAX_ROLE_NAME - 9);
     format!("{name}_{}", hex(&digest.as_ref()[..4]))
+}
+
+/// Whether this is the role of some cluster's namespace.
+pub(crate) fn is_role_name(name: &str) -> bool {
+    let digest = name.strip_prefix("pollux_").and_then(|rest| rest.rsplit_once('_')).map(|(_, digest)| digest);
+    digest.is_some_and(|digest| {
+        digest.len() == 8 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
 }
 
 fn read_database(file: &Path) -> anyhow::Result<Database> {
@@ -291,6 +322,15 @@ async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Resu
     match timeout(API_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => bail!("the Kubernetes API did not answer in {} s", API_DEADLINE.as_secs()),
+    }
+}
+
+fn tenant(name: &str) -> Result<String, &'static str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=63).contains(&name.len()) && name.chars().all(plain) {
+        Ok(name.to_owned())
+    } else {
+        Err("a tenant's name is 1 to 63 letters, digits, hyphens, underscores and dots; to undo use --no-tenant")
     }
 }
 

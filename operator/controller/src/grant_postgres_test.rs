@@ -100,6 +100,8 @@ fn args(owner: &Database, namespaces: &[&str]) -> (GrantArgs, tempfile::NamedTem
         secret: "pollux-lease".to_owned(),
         cluster: None,
         connection_limit: 80,
+        tenant: None,
+        no_tenant: false,
         timeout_seconds: 20,
     };
     (args, file)
@@ -124,6 +126,37 @@ async fn agents_can_log_in_with_what_the_secret_holds() {
         let refused = agent.grant_role("pollux_thief", "x", 2).await.expect_err("an agent made a role");
         assert!(!refused.is_transient(), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn a_namespace_becomes_a_tenants_stays_it_and_becomes_nobodys_again() {
+    let postgres = Postgres::start();
+    let owner = postgres.owned_database().await;
+    let api = FakeApi::default();
+    let (mut args, _file) = args(&owner, &["bots", "more-bots"]);
+    let bound = || {
+        let sql = "SELECT string_agg(concat_ws(' ', s.cluster, s.namespace, s.tenant, l.tenant, l.name), ',' ORDER BY s.namespace)
+                     FROM pollux.scope s JOIN pollux.login l ON starts_with(l.name, 'pollux_' || replace(s.namespace, '-', '_'))";
+        postgres.server.ask("leases", sql).expect("an answer")
+    };
+    let roles = ["bots", "more-bots"].map(|namespace| role_name("u1", namespace));
+    let expected = format!("u1 bots shop shop {},u1 more-bots shop shop {}", roles[0], roles[1]);
+    args.tenant = Some("shop".to_owned());
+    grant_all(&args, &api.client()).await.expect("a tenant's credentials");
+    assert_eq!(bound(), expected);
+    admin::check_agent(&api.database("bots")).await.expect("an agent could work");
+    // The chart's Job knows no tenants.
+    args.tenant = None;
+    for _ in 0..2 {
+        grant_all(&args, &api.client()).await.expect("credentials again");
+        assert_eq!(bound(), expected);
+    }
+    args.no_tenant = true;
+    for _ in 0..2 {
+        grant_all(&args, &api.client()).await.expect("nobody's credentials");
+        assert_eq!(bound(), "");
+    }
+    assert_eq!(api.writes(), 2, "the Secrets stay what they are");
 }
 
 #[tokio::test]

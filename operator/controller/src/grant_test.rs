@@ -85,6 +85,22 @@ fn namespaces_with_a_common_beginning_do_not_share_a_role() {
 }
 
 #[test]
+fn roles_of_namespaces_are_told_from_those_made_by_hand() {
+    assert!(is_role_name(&role_name("c1", "more-bots")) && is_role_name(&role_name("c1", &"a".repeat(63))));
+    for by_hand in ["pollux_bots", "pollux", "bots_e426c51e", "pollux_bots_E426C51E", "pollux_bots_e426c51"] {
+        assert!(!is_role_name(by_hand), "{by_hand}");
+    }
+}
+
+#[test]
+fn a_tenants_name_is_plain() {
+    assert_eq!(tenant("shop-1.eu_w"), Ok("shop-1.eu_w".to_owned()));
+    for wrong in ["", " ", "a b", "a'b", "ä", &"a".repeat(64)] {
+        assert!(tenant(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn passwords_differ_and_do_not_print() {
     let (one, other) = (Password::random().expect("random"), Password::random().expect("random"));
     assert!(one != other && one.0.len() == 64);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use pollux_lease::{BotView, Look, Observer, ObserverState, Resource, Setting};
+use pollux_lease::{BotView, FullLogin, Look, Observer, ObserverState, Resource, Setting};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::chain;
@@ -18,6 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(crate) struct Leases {
     databases: BTreeMap<String, Observer>,
+    /// Why a database's schema could not be brought up to date.
+    without_schema: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// What the lease database says of a bot.
@@ -42,7 +45,8 @@ pub(crate) enum Seen {
 impl Leases {
     /// Begins to watch them all.
     pub(crate) fn spawn(files: &BTreeMap<String, PathBuf>) -> Self {
-        Self { databases: files.iter().map(|(name, file)| (name.clone(), Observer::spawn(file.clone()))).collect() }
+        let databases = files.iter().map(|(name, file)| (name.clone(), Observer::spawn(file.clone()))).collect();
+        Self { databases, without_schema: Arc::default() }
     }
 
     /// Brings all schemas up to date, each as soon as its database answers. Ends when all are, or at `stop`.
@@ -53,11 +57,13 @@ impl Leases {
                 let error = chain(&error);
                 if error != reported {
                     tracing::warn!(database = name, %error, "the schema of the lease database is not there yet");
+                    self.without_schema().insert(name.clone(), error.clone());
                     reported = error;
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(10));
             }
+            self.without_schema().remove(name);
             tracing::info!(database = name, "the schema of the lease database is up to date");
         });
         tokio::select! {
@@ -124,9 +130,26 @@ impl Leases {
         }
         match tokio::time::timeout(DEADLINE, observer.bot(resource)).await {
             Ok(Ok(view)) => Seen::Bot(view.map(Box::new)),
-            Ok(Err(error)) => Seen::Unreachable { error: chain(&error) },
+            Ok(Err(error)) => {
+                // A table that is missing says less than why it could not be made.
+                let why = self.without_schema().get(database).cloned();
+                Seen::Unreachable { error: why.unwrap_or_else(|| chain(&error)) }
+            }
             Err(_) => Seen::Unreachable { error: format!("no answer within {DEADLINE:?}") },
         }
+    }
+
+    /// The logins of agents that get no further session. What is not known is none: it only says more of a pod that waits.
+    pub(crate) async fn full_logins(&self, database: &str) -> Vec<FullLogin> {
+        let Some(observer) = self.databases.get(database) else { return Vec::new() };
+        match tokio::time::timeout(DEADLINE, observer.full_logins()).await {
+            Ok(Ok(full)) => full,
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    }
+
+    fn without_schema(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.without_schema.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the settings of a bot if they differ.

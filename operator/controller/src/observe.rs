@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use pollux_api::TelegramBot;
 use pollux_api::names::label;
-use pollux_lease::Resource;
+use pollux_lease::{BotView, FullLogin, Resource};
 
 use crate::cluster::{Cluster, Error};
 use crate::diagnose::{self, EventsByPod};
@@ -35,6 +35,8 @@ pub(crate) struct Observed {
     pub(crate) events: EventsByPod,
     /// What the lease database says.
     pub(crate) lease: Seen,
+    /// Logins of agents that get no further session; asked for while a pod does not get ready, or nobody leads.
+    pub(crate) full_logins: Vec<FullLogin>,
 }
 
 /// Name of the ServiceAccount and of the PodDisruptionBudget.
@@ -69,6 +71,10 @@ pub(crate) async fn observe(
     );
     let pods = pods?;
     let events = events(cluster, namespace, &pods).await?;
+    let led = |view: &BotView| view.lease.holder.is_some() && view.lease.fresh;
+    let waits = matches!(&lease, Seen::Bot(view)
+        if pods.iter().any(diagnose::needs_events) || !view.as_deref().is_some_and(led));
+    let full_logins = if waits { leases.full_logins(&bot.spec.lease.database).await } else { Vec::new() };
     Ok(Some(Observed {
         bot,
         deployment: deployment?,
@@ -78,6 +84,7 @@ pub(crate) async fn observe(
         pods,
         events,
         lease,
+        full_logins,
     }))
 }
 

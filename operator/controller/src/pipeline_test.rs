@@ -21,6 +21,8 @@ use crate::revision::{self, Stored};
 use crate::status::{Facts, status};
 use crate::validate::{Operator, validate};
 
+mod database;
+
 const UID: &str = "b0c1";
 
 fn bot(spec: Value) -> TelegramBot {
@@ -51,6 +53,7 @@ fn fresh(spec: Value) -> Observed {
         pods: Vec::new(),
         events: EventsByPod::new(),
         lease: Seen::Bot(None),
+        full_logins: Vec::new(),
     }
 }
 

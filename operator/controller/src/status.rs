@@ -18,7 +18,8 @@ use pollux_lease::{BotView, Candidate, Replica, Resource};
 use serde_json::Value;
 
 use crate::cluster::Refusal;
-use crate::diagnose::{self, Heard, Trouble, is_over, is_terminating};
+use crate::diagnose::{self, Heard, MORE_SESSIONS, Trouble, is_full, is_over, is_terminating};
+use crate::grant::{is_role_name, role_name};
 use crate::handover::last_handover;
 use crate::leases::Seen;
 use crate::observe::Observed;
@@ -174,12 +175,19 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
 
 /// Whether the lease database knows the agent of this pod. Other agents that it knows say nothing of this one: a pod may have
 /// another revision's credentials.
-fn heard(facts: &Facts<'_>, pod: &Pod) -> Heard {
+fn heard<'a>(facts: &Facts<'a>, pod: &Pod) -> Heard<'a> {
     let Seen::Bot(view) = &facts.observed.lease else { return Heard::Unknown };
     let uid = pod.uid().unwrap_or_default();
     let is_of_pod = |replica: &Replica| replica.resource == *facts.resource && replica.pod_uid == uid;
     let known = view.iter().flat_map(|view| &view.candidates).any(|candidate| is_of_pod(&candidate.party.replica));
-    if known { Heard::Yes } else { Heard::No }
+    if known {
+        return Heard::Yes;
+    }
+    // Its login is in a Secret that the operator cannot read: that of the namespace, or else one that somebody made by hand.
+    let full = &facts.observed.full_logins;
+    let own = role_name(&facts.resource.cluster, &facts.resource.namespace);
+    let by_hand = || full.iter().find(|login| !is_role_name(&login.name));
+    full.iter().find(|login| login.name == own).or_else(by_hand).map_or(Heard::No, Heard::NoSession)
 }
 
 fn condition(type_: ConditionType, finding: Finding, facts: &Facts<'_>, before: &TelegramBotStatus) -> Condition {
@@ -278,7 +286,7 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
         return Finding::unknown(
             Reason::DatabaseUnreachable,
             format!(
-                "the operator cannot reach the lease database {database:?}: {error}: check that PostgreSQL runs and that the Secret of leaseDatabases holds its address; pods lead until their leases end"
+                "the operator cannot use the lease database {database:?} (Secret in leaseDatabases): {error}; pods lead until their leases end"
             ),
         );
     }
@@ -291,15 +299,17 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     let unseen = || {
         // The view is that of one bot: pods of a revision with another token are in another one.
         let wanted = facts.plan.revision.as_ref().filter(|_| summary.view.is_some());
-        let mut pods = facts.observed.pods.iter().filter(|pod| diagnose::is_ready(pod) && !is_terminating(pod));
+        let pods = facts.observed.pods.iter().filter(|pod| diagnose::is_ready(pod) && !is_terminating(pod));
         let of_wanted = |pod: &Pod| wanted.is_none_or(|wanted| wanted.name == diagnose::revision(pod));
-        pods.find(|pod| of_wanted(pod) && heard(facts, pod) == Heard::No).map(|pod| {
-            format!(
-                "pod {} runs, but its agent has not been seen in the lease database {database:?}: check the URI in its Secret, and kubectl logs {} -c agent",
-                pod.name_any(),
-                pod.name_any()
-            )
-        })
+        let (pod, mend) = pods.filter(|pod| of_wanted(pod)).find_map(|pod| match heard(facts, pod) {
+            Heard::No => {
+                Some((pod, format!("check the URI in its Secret, and kubectl logs {} -c agent", pod.name_any())))
+            }
+            Heard::NoSession(login) => Some((pod, format!("{}: {MORE_SESSIONS}", is_full(login)))),
+            Heard::Yes | Heard::Unknown => None,
+        })?;
+        let pod = pod.name_any();
+        Some(format!("pod {pod} runs, but its agent has not been seen in the lease database {database:?}: {mend}"))
     };
     let Some(view) = summary.view else {
         return Finding::no(Reason::NoCandidate, unseen().unwrap_or_else(|| "no agent has been seen yet".to_owned()));

@@ -78,7 +78,7 @@ impl Session {
         let heard = Arc::<Heard>::default();
         let address = database.address();
         let connecting = async {
-            let failed = |e: tokio_postgres::Error| unreachable(&e, &address);
+            let failed = |e: tokio_postgres::Error| unreached(&e, &address);
             if *database.tls() == TlsPolicy::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
                 new_enough(connection.parameter("server_version"), &address)?;
@@ -99,15 +99,16 @@ impl Session {
         Ok((Self { client, address, heard, driver }, rx))
     }
 
-    /// Whether this is a server that leases can be kept on; and whether the schema, if it is there, is one that this version
-    /// knows.
+    /// Whether leases can be kept on this server; and whether the schema, if it is there, is one that this version knows or can
+    /// migrate.
     pub(crate) async fn suits_owner(&self, patience: Duration) -> Result<(), Error> {
         let sql = format!("SELECT {SERVER}, to_regprocedure('pollux.protocol()') IS NOT NULL");
         let row = self.one(&sql, &[], patience).await?;
         self.suits(&row)?;
         if row.get(2) {
             let row = self.one("SELECT pollux.protocol()", &[], patience).await?;
-            self.speaks(row.get(0))?;
+            // An older one is what migrations are for.
+            self.speaks(PROTOCOL.max(row.get(0)))?;
         }
         Ok(())
     }
@@ -177,7 +178,8 @@ impl Session {
         rows.map_err(|e| self.sort(&e))
     }
 
-    /// Makes sure that an agent can work here, and listens to what others notify of. What a statement of this session's own notifies of, its answer has told.
+    /// Makes sure that an agent can work here, and listens to what others notify of. What a statement of this session's own
+    /// notifies of, its answer has told.
     pub(crate) async fn listen(&self, channel: &str, patience: Duration) -> Result<(), Error> {
         let backend = self.suits_agent(patience).await?;
         self.heard.deaf_to.store(backend, Ordering::Relaxed);
@@ -258,7 +260,7 @@ fn describe(e: &tokio_postgres::Error) -> String {
 const NOBODY: &str = "check that PostgreSQL runs there, and the host and port in the URI";
 
 /// A connection that could not be made.
-fn unreachable(e: &tokio_postgres::Error, address: &str) -> Error {
+fn unreached(e: &tokio_postgres::Error, address: &str) -> Error {
     if e.as_db_error().is_some() {
         return sort(e, address);
     }
@@ -317,7 +319,7 @@ fn mend(code: &str) -> Option<&'static str> {
             "the URI should name the primary: with all hosts of the cluster in it and target_session_attrs=read-write it is found after a failover too"
         }
         "53300" => {
-            "each pod has one session, an update needs one more: raise the role's CONNECTION LIMIT (pollux-controller grant --connection-limit, or ALTER ROLE), or max_connections if it is the server that is full"
+            "each pod has one session, two with failover Fast, and an update brings one more pod: raise the role's CONNECTION LIMIT (pollux-controller grant --connection-limit, or ALTER ROLE), or max_connections if it is the server that is full"
         }
         "3F000" | "42883" | "42P01" => {
             "the schema pollux is missing or old: the controller makes it when it starts, with the owner's URI"

@@ -323,6 +323,11 @@ async fn an_owner_is_told_the_same_before_it_changes_anything() {
     let owner = Database::parse(&db.owner).unwrap();
     let e = Admin::connect(&owner).await.expect_err("the schema is newer");
     assert!(matches!(e, Error::Unfit { .. }) && e.to_string().contains("speaks protocol 2"), "{e}");
+    // An older one it migrates, and agents wait for that.
+    client.batch_execute(&newer.replace('2', "0")).await.unwrap();
+    Admin::connect(&owner).await.unwrap();
+    let e = check_agent(&owner).await.expect_err("the schema is older");
+    assert!(e.to_string().contains("speaks protocol 0") && e.to_string().contains("upgrade the operator"), "{e}");
     let port = a_server_of_version("13.14").await;
     let e = Admin::connect(&owner.with_host("127.0.0.1", Some(port))).await.expect_err("it is old");
     assert!(matches!(e, Error::Unfit { .. }) && !e.is_transient(), "{e}");
