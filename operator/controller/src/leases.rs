@@ -171,3 +171,41 @@ impl Leases {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pollux_lease::Database;
+    use pollux_postgres::{Options, Server};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_schema_that_cannot_be_made_is_told_by_what_forbids_it() {
+        let server = Server::start(&Options::default()).expect("PostgreSQL");
+        let uri = server.create_database("leases").expect("a database");
+        server.ask("leases", "CREATE ROLE poor LOGIN PASSWORD 'p'").expect("a role");
+        let database = Database::parse(&uri).expect("a URI").with_login("poor", "p");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), database.to_uri()).expect("a file");
+        let leases = Leases::spawn(&[("default".to_owned(), file.path().to_owned())].into());
+        let (stop, bot) = (CancellationToken::new(), Resource::default());
+        let told = async {
+            loop {
+                match leases.bot("default", &bot).await {
+                    Seen::Unreachable { error } if error.contains("CREATE on the database") => return,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = leases.migrate(&stop) => panic!("it has no right to"),
+            told = tokio::time::timeout(Duration::from_secs(30), told) => told.expect("it is told"),
+        }
+        let mend = "GRANT CREATE ON DATABASE leases TO poor; ALTER ROLE poor CREATEROLE";
+        server.ask("leases", mend).expect("its rights");
+        leases.migrate(&stop).await;
+        assert_eq!(leases.bot("default", &bot).await, Seen::Bot(None));
+        assert!(leases.without_schema().is_empty());
+        assert_eq!(leases.full_logins("default").await, []);
+    }
+}
