@@ -134,7 +134,7 @@ $$;
 
 INSERT INTO pollux.server (incarnation, since) VALUES (pollux.incarnation(), '-infinity');
 
--- Notes that this incarnation is in use.
+-- Notes that this incarnation is in use; whoever settles a row does.
 CREATE FUNCTION pollux.enter_incarnation() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -160,17 +160,34 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION pollux.authorise(t text, b bigint, s text, digest bytea) RETURNS void
+-- Nobody acts on a bot whose token he does not know.
+CREATE FUNCTION pollux.authorise(l pollux.lease, digest bytea) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF l.token_digest <> digest AND NOT coalesce(l.former_digest = digest AND l.former_until > clock_timestamp(), false) THEN
+        RAISE EXCEPTION 'the lease of bot % is kept with another token', l.bot_id USING ERRCODE = 'PX001';
+    END IF;
+END $$;
+
+CREATE FUNCTION pollux.lease_of(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l pollux.lease;
 BEGIN
     SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
-    IF FOUND AND l.token_digest IS DISTINCT FROM digest
-        AND NOT (l.former_digest IS NOT DISTINCT FROM digest AND l.former_until > clock_timestamp())
-    THEN
-        RAISE EXCEPTION 'the lease of bot % is kept with another token', b USING ERRCODE = 'PX001';
-    END IF;
+    PERFORM pollux.authorise(l, digest);
+    RETURN l;
+END $$;
+
+-- The same, locked until the commit.
+CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
+LANGUAGE plpgsql AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    PERFORM pollux.authorise(l, digest);
+    RETURN l;
 END $$;
 
 CREATE FUNCTION pollux.wake_bot(b bigint) RETURNS void
@@ -209,6 +226,12 @@ BEGIN
            AND t.eligible IS NOT NULL AND c.revision <> ALL (t.eligible));
 END $$;
 
+-- Whether a candidate's last beat is younger than this. The clock may have been set back: then it is of the future.
+CREATE FUNCTION pollux.beat_within(c pollux.candidate, youth interval) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT c.beat_at BETWEEN clock_timestamp() - youth AND clock_timestamp() + youth
+$$;
+
 -- Who should lead after `me`: one of its own resource, of the preferred revision, on another node, the longest ready one.
 CREATE FUNCTION pollux.successor(me pollux.candidate, only_pod text, youth interval) RETURNS SETOF pollux.candidate
 LANGUAGE sql STABLE ROWS 1 AS $$
@@ -216,7 +239,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
       FROM pollux.candidate c
       LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
      WHERE c.tenant = me.tenant AND c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
-       AND c.ready AND NOT c.leaving AND c.beat_at BETWEEN clock_timestamp() - youth AND clock_timestamp() + youth  -- the clock may have been set back
+       AND c.ready AND NOT c.leaving AND pollux.beat_within(c, youth)
        AND (t.eligible IS NULL OR c.revision = ANY (t.eligible))
        AND (only_pod IS NULL OR c.pod = only_pod)
      ORDER BY (c.cluster, c.namespace, c.name) = (me.cluster, me.namespace, me.name) DESC,
@@ -226,33 +249,55 @@ LANGUAGE sql STABLE ROWS 1 AS $$
      LIMIT 1
 $$;
 
--- What an agent is told: whether its wish came true, and how things are.
-CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
+-- What an agent is told of the lease, and whether its wish came true.
+CREATE FUNCTION pollux.answer(done boolean, l pollux.lease) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN jsonb_build_object('done', done) || coalesce((SELECT jsonb_build_object(
-        'incarnation', pollux.incarnation(),
-        'registered', c.id IS NOT NULL,
-        'lease', jsonb_build_object(
-            'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(), 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
-            'session', CASE WHEN l.session_key IS NOT NULL
-                            THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
-            'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
-            'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
-            'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''), 'revision', coalesce(l.revision, '')),
-        'setting', (SELECT jsonb_build_object('generation', t.generation, 'eligible', t.eligible, 'json', t.json)
-                      FROM pollux.setting t
-                     WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name),
+    IF l.bot_id IS NULL THEN
+        RETURN jsonb_build_object('done', done);
+    END IF;
+    RETURN jsonb_build_object('done', done, 'incarnation', pollux.incarnation(), 'lease', jsonb_build_object(
+        'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(),
+        'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
+        'session', CASE WHEN l.session_key IS NOT NULL
+                        THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
+        'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
+        'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
+        'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''),
+        'revision', coalesce(l.revision, '')));
+END $$;
+
+-- What it is told of everything else, if it is known.
+CREATE FUNCTION pollux.around(t text, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c pollux.candidate;
+BEGIN
+    SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
+    IF NOT FOUND THEN
+        RETURN jsonb_build_object('registered', false);
+    END IF;
+    RETURN jsonb_build_object(
+        'registered', true,
+        'setting', (SELECT jsonb_build_object('generation', o.generation, 'eligible', o.eligible, 'json', o.json)
+                      FROM pollux.setting o
+                     WHERE o.cluster = c.cluster AND o.namespace = c.namespace AND o.name = c.name),
         'request', (SELECT jsonb_build_object('id', r.id, 'toPod', r.to_pod)
                       FROM pollux.request r
                      WHERE r.cluster = c.cluster AND r.namespace = c.namespace AND r.name = c.name),
         -- The best one that is surely alive; else the best one that probably is, which must not hide it.
         'heir', coalesce(
             (SELECT jsonb_build_object('pod', h.pod, 'fresh', true) FROM pollux.successor(c, NULL, interval '300 ms') h),
-            (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)))
-      FROM pollux.lease l
-      LEFT JOIN pollux.candidate c ON c.tenant = l.tenant AND c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
-     WHERE l.tenant = t AND l.bot_id = b AND l.server = s), '{}');
+            (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)));
+END $$;
+
+CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
+    RETURN pollux.answer(done, l) || jsonb_build_object('around', pollux.around(t, b, s, me));
 END $$;
 
 -- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
@@ -310,25 +355,36 @@ END $$;
 -- later ones: then it goes on from the time, in milliseconds. So two rollbacks to the same row do not begin the same epoch twice,
 -- unless the clocks of the two servers are further apart than the time in between. Stays below 2^53, which JavaScript can count to.
 CREATE FUNCTION pollux.next_epoch(l pollux.lease, seen bigint) RETURNS bigint
-LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN l.epoch + 1
-                ELSE greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END
-$$;
-
--- Makes `taker` the holder of a new epoch.
-CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
-RETURNS void LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    PERFORM pollux.enter_incarnation();
+    IF l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN
+        RETURN l.epoch + 1;
+    END IF;
+    RETURN greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint);
+END $$;
+
+-- Makes `taker` the holder of a new epoch. Who was handed the lease has observers woken by its first renewal: nobody waits for it.
+CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
+RETURNS pollux.lease LANGUAGE plpgsql AS $$
+DECLARE
+    granted pollux.lease;
+BEGIN
+    IF l.incarnation IS DISTINCT FROM pollux.incarnation() THEN
+        PERFORM pollux.enter_incarnation();
+    END IF;
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
            released_at = NULL, handover_expected = false,
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
-     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
+     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server
+    RETURNING * INTO granted;
     PERFORM pollux.wake_bot(l.bot_id);
-    PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+    IF first_beat IS NULL THEN
+        PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+    END IF;
+    RETURN granted;
 END $$;
 
 -- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
@@ -356,14 +412,18 @@ $$;
 
 -- === what agents execute ===
 
--- A look, without writing anything.
+-- A look, without writing anything. Who has just been given the lease needs to know no more, and at once: the rest comes with
+-- its first renewal. (Unless it is to hand on.)
 CREATE FUNCTION pollux.look(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t text := pollux.tenant();
+    l pollux.lease := pollux.lease_of(t, b, s, digest);
 BEGIN
-    PERFORM pollux.authorise(t, b, s, digest);
-    RETURN pollux.answer(true, t, b, s, me);
+    IF l.holder = me AND l.grant_beat IS NOT NULL AND NOT l.handover_expected THEN
+        RETURN pollux.answer(true, l);
+    END IF;
+    RETURN pollux.answer(true, l) || jsonb_build_object('around', pollux.around(t, b, s, me));
 END $$;
 
 -- A candidate's sign of life, and a look.
@@ -388,7 +448,7 @@ BEGIN
        AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
        AND NOT EXISTS (SELECT FROM pollux.candidate c
                         WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
@@ -400,10 +460,11 @@ CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t       text := pollux.tenant();
+    l       pollux.lease;
     renewed boolean;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
+    l := pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease
        SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
            session_key = key, session_fence_ms = fence,
@@ -411,8 +472,11 @@ BEGIN
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq
        AND known = pollux.incarnation();
     renewed := FOUND;
-    IF renewed THEN
+    IF renewed AND l.incarnation IS DISTINCT FROM known THEN
         PERFORM pollux.enter_incarnation();
+    END IF;
+    IF renewed AND l.grant_beat IS NOT NULL THEN
+        PERFORM pollux.wake_observers(t, b, s);
     END IF;
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(renewed, t, b, s, me);
@@ -428,8 +492,7 @@ DECLARE
     c    pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR known <> pollux.incarnation() OR NOT pollux.may_lead(c) THEN
         RETURN pollux.answer(false, t, b, s, me);
@@ -456,8 +519,7 @@ DECLARE
     why  text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
         OR known <> pollux.incarnation()
@@ -487,7 +549,7 @@ DECLARE
     t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease SET handover_expected = expected
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
     IF FOUND THEN
@@ -512,23 +574,23 @@ DECLARE
     best pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL OR known <> pollux.incarnation() THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
-    SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
-    IF otherwise = 'wait' THEN
-        SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    IF pollux.beat_within(best, interval '300 ms') THEN
+        to_c := best;  -- mostly so, and then it is not looked for twice
+    ELSIF best.id IS NOT NULL THEN
+        SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
     END IF;
     IF to_c.id IS NOT NULL AND (otherwise <> 'wait' OR best.revision = to_c.revision) THEN
         next := pollux.next_epoch(l, seen);
         PERFORM pollux.log(l, next,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
             'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
-        PERFORM pollux.grant_to(l, next, to_c, ttl, to_c.beat);
-        RETURN pollux.answer(true, t, b, s, me);
+        RETURN pollux.answer(true, pollux.grant_to(l, next, to_c, ttl, to_c.beat));
     END IF;
     IF otherwise = 'release' OR otherwise = 'wait' AND best.id IS NULL THEN
         PERFORM pollux.let_go(l, why, drain, outcome);
@@ -549,7 +611,7 @@ DECLARE
     t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     PERFORM pollux.wake_observers(t, b, s);
     DELETE FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     RETURN pollux.answer(true, t, b, s, me);
@@ -566,7 +628,7 @@ DECLARE
     since timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.handover
        SET old_us = CASE WHEN from_party ->> 'id' = me
                          THEN greatest(0, ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0)) ELSE old_us END,
@@ -593,7 +655,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t text := pollux.tenant();
 BEGIN
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease
        SET former_digest = token_digest, former_until = clock_timestamp() + interval '10 min', token_digest = new_digest
      WHERE tenant = t AND bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;

@@ -85,6 +85,8 @@ use beats::Beats;
 use fast::Lane;
 use giving::Giving;
 use rules::{Rule, Timing};
+#[cfg(test)]
+use types::Around;
 pub(crate) use types::{Action, Answer, Ask, Call, Event, Known, Me, Row, Sign, Statement, Told};
 use types::{Heir, Otherwise};
 
@@ -330,10 +332,12 @@ impl Core {
         self.last_answer = Some(now);
         self.hold_off = None;
         self.database = DatabaseState::Up { wakes: self.wakes };
-        self.settings = answer.setting;
-        self.request = answer.request;
-        self.heir = answer.heir;
-        self.registered = answer.registered;
+        if let Some(around) = answer.around {
+            self.settings = around.setting;
+            self.request = around.request;
+            self.heir = around.heir;
+            self.registered = around.registered;
+        }
         self.row = answer.lease;
         self.recollect(answer.incarnation, now);
         self.observe(now);
