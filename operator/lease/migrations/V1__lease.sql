@@ -25,6 +25,7 @@ CREATE TABLE pollux.lease (
     expires_at        timestamptz,
     released_at       timestamptz,
     handover_expected boolean     NOT NULL DEFAULT false,
+    release           jsonb,                       -- somebody asked that the holder lets go: who, why, when
     cluster           text,                        -- from here on: the holder, or the last one there was
     namespace         text,
     name              text,
@@ -94,6 +95,7 @@ CREATE TABLE pollux.handover (
     to_party      jsonb,
     drain_ms      bigint,
     drain_outcome text,
+    forced        jsonb,                           -- who asked for it, why, when
     -- The parts of the gap; how they are measured is said at pollux.gap.
     old_us        bigint,                          -- the old leader's last poll ended → it gave the lease away
     idle_us       bigint,                          -- released → acquired
@@ -261,7 +263,7 @@ BEGIN
         'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
         'session', CASE WHEN l.session_key IS NOT NULL
                         THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
-        'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
+        'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected, 'release', l.release IS NOT NULL,
         'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
         'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''),
         'revision', coalesce(l.revision, '')));
@@ -342,8 +344,11 @@ RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
 BEGIN
-    INSERT INTO pollux.handover AS h (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome)
-        VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at, left(why, 64), how, giver, taker, drain, left(outcome, 64))
+    INSERT INTO pollux.handover AS h
+           (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome, forced)
+        VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at,
+                CASE WHEN l.release IS NULL THEN left(why, 64) ELSE 'ForcedRelease' END,
+                how, giver, taker, drain, left(outcome, 64), l.release)
         ON CONFLICT (tenant, bot_id, server, epoch) DO UPDATE
         SET at = excluded.at, evidence = excluded.evidence, to_party = excluded.to_party,
             reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
@@ -375,7 +380,7 @@ BEGIN
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
-           released_at = NULL, handover_expected = false,
+           released_at = NULL, handover_expected = false, release = NULL,
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server
@@ -394,7 +399,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
-           expires_at = NULL, since = NULL, handover_expected = false
+           expires_at = NULL, since = NULL, handover_expected = false, release = NULL
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
     PERFORM pollux.log(l, l.epoch + 1, why, 'release',
         jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
@@ -470,7 +475,7 @@ BEGIN
            session_key = key, session_fence_ms = fence,
            expires_at = clock_timestamp() + ttl * interval '1 ms'
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq
-       AND known = pollux.incarnation();
+       AND known = pollux.incarnation() AND release IS NULL;
     renewed := FOUND;
     IF renewed AND l.incarnation IS DISTINCT FROM known THEN
         PERFORM pollux.enter_incarnation();
@@ -683,6 +688,21 @@ BEGIN
     INSERT INTO pollux.request AS t VALUES (c, ns, n, request_id, pod)
         ON CONFLICT (cluster, namespace, name) DO UPDATE SET id = request_id, to_pod = pod, at = clock_timestamp()
         WHERE (t.id, t.to_pod) IS DISTINCT FROM (request_id, pod);
+    IF FOUND THEN
+        PERFORM pollux.wake_resource(c, ns, n);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+-- The holder of a resource must let go: it is refused every renewal from now on, gives the lease away when it hears of it, and
+-- loses it at its fence if it does not hear. Says whether there was a holder that nobody had asked yet.
+CREATE FUNCTION pollux.force_release(c text, ns text, n text, who text, why text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pollux.lease l
+       SET release = jsonb_build_object('who', left(who, 256), 'why', left(why, 1024), 'at', clock_timestamp())
+     WHERE l.cluster = c AND l.namespace = ns AND l.name = n AND l.holder IS NOT NULL AND l.release IS NULL;
     IF FOUND THEN
         PERFORM pollux.wake_resource(c, ns, n);
         RETURN true;

@@ -58,7 +58,7 @@ use std::time::Duration;
 use pollux_clock::BootInstant;
 use serde_json::Value;
 
-use crate::view::{DatabaseState, Evidence, Holder, Role, Settings, Takeover, View};
+use crate::view::{DatabaseState, Evidence, HandOver, Holder, Reason, Role, Settings, Takeover, View};
 
 mod beats;
 mod candidate;
@@ -361,7 +361,7 @@ impl Core {
             _ => {}
         }
         self.follow_giving(actions);
-        self.arrived(now);
+        self.arrived(now, actions);
     }
 
     /// The row decides who leads, not we.
@@ -397,9 +397,12 @@ impl Core {
     }
 
     /// The lease came to us by a handover, or by a statement whose answer was lost.
-    fn arrived(&mut self, now: BootInstant) {
+    fn arrived(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
         let (epoch, ttl, grant) = (row.epoch, row.ttl(), row.grant_beat);
+        if row.release && epoch > self.ended {
+            return self.begin_giving(HandOver::new(Reason::ForcedRelease), now, actions);
+        }
         if epoch <= self.ended || self.led.is_some_and(|(led, _)| led == epoch) || self.doubt.is_some() {
             return;
         }

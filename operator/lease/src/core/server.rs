@@ -73,7 +73,7 @@ impl Server {
             Call::Beat(sign) => self.note(at, who, sign),
             Call::Renew { epoch, renew_seq, ttl, session, sign } => {
                 let same = row.renew_seq == *renew_seq || !at.keeps(Rule::RenewComparesNumber);
-                let ok = known && mine && row.epoch == *epoch && same;
+                let ok = known && mine && row.epoch == *epoch && same && !row.release;
                 if ok {
                     self.row.renew_seq += 1;
                     self.row.ttl_ms = millis(*ttl);
@@ -185,6 +185,7 @@ impl Server {
             locked: taker.locked,
             grant_beat: beat,
             handover_expected: false,
+            release: false,
             session: None,
             replica: taker.replica.clone(),
         };
@@ -200,6 +201,7 @@ impl Server {
         self.row.session = None;
         self.row.renew_seq += 1;
         self.row.handover_expected = false;
+        self.row.release = false;
         true
     }
 
@@ -267,6 +269,11 @@ impl Server {
             None => heir(ALIVE).map(|pod| Heir { pod, fresh: false }),
         };
         Around { registered: true, setting: self.setting.clone(), request: None, heir }
+    }
+
+    /// Somebody asks that the holder lets go.
+    pub(super) const fn force_release(&mut self) {
+        self.row.release = self.row.holder.is_some();
     }
 
     /// The resource's hot settings.

@@ -194,6 +194,8 @@ pub(crate) struct Row {
     pub(crate) locked: bool,
     pub(crate) grant_beat: Option<i64>,
     pub(crate) handover_expected: bool,
+    /// The holder was asked to let go, and is refused every renewal.
+    pub(crate) release: bool,
     /// The session by whose end the holder's can be told.
     #[serde(default)]
     pub(crate) session: Option<SessionProof>,
