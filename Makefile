@@ -147,7 +147,8 @@ need-build:
 need-unit: need-libraries
 	@$(NEED) "postgresql=the lease is tested on a real PostgreSQL" "faketime=PostgreSQL's wall clock is shifted" \
 	  "iproute2=the lease's contenders have network namespaces" "iptables=they are cut off from PostgreSQL" \
-	  "chromium=the lanes page is looked at in a real browser"
+	  "chromium=the lanes page is looked at in a real browser" \
+	  "pgbouncer=agents behind a transaction pooler"
 
 # Of the programs in docs/exactly-once.md. By their commands: Node and Python do not always come from Debian.
 need-libraries:

@@ -22,7 +22,6 @@ mod figure;
 mod handover;
 mod lane;
 mod plot;
-mod pooler;
 mod report;
 mod restart;
 mod rows;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pollux_lease::{Database, admin::Admin};
-use pollux_postgres::{Options, Server};
+use pollux_postgres::{Options, Pooler, Server};
 use pollux_testbed::{ApiServer, Stop, Versions, build_module};
 use serde_json::json;
 use tempfile::TempDir;
@@ -15,7 +15,6 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::contender::PATIENCE;
 use crate::elector::{Elector, Failover, Way};
-use crate::pooler::Pooler;
 
 const DATABASE: &str = "bench";
 /// The role of agents, and its password.

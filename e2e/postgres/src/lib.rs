@@ -5,10 +5,12 @@
 //! PostgreSQL refuses to run as root, so under root it runs as the user `postgres` (or `nobody`). It listens on loopback
 //! only, and dies with the test.
 
+mod pooler;
 mod processes;
 mod proxy;
 mod server;
 
+pub use pooler::Pooler;
 pub use processes::cpu_time;
 pub use proxy::Proxy;
 pub use server::{Options, Server, Snapshot, Stop, Tls};

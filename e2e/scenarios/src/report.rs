@@ -20,6 +20,8 @@ const GAP_TOLERANCE_MS: f64 = 20.0;
 const CRASH_LIMIT_MS: f64 = 5_000.0;
 /// How much later than its lease's end a dead node's successor may poll.
 const TAKEOVER_SLACK_MS: f64 = 3_000.0;
+/// The silence after which the server ends a session, and the fence of its holder; both as they are by default.
+const FAST_MS: f64 = 4_000.0;
 
 /// One rollout.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub(crate) struct Findings {
     pub(crate) bot_crash_ms: Vec<f64>,
     pub(crate) pod_restart_ms: Vec<f64>,
     pub(crate) node_dead_ms: Vec<f64>,
+    /// Where failover goes by sessions.
+    pub(crate) node_fast_ms: Vec<f64>,
     pub(crate) passed: Vec<String>,
     /// What this cluster could not have.
     pub(crate) skipped: Vec<String>,
@@ -82,6 +86,7 @@ pub(crate) struct Summary {
     bot_crash_ms_max: Option<f64>,
     pod_restart_ms_max: Option<f64>,
     node_dead_ms_max: Option<f64>,
+    node_fast_ms_max: Option<f64>,
     ttl_s: u64,
     passed: usize,
     skipped: usize,
@@ -118,6 +123,11 @@ impl Findings {
                 "node dead or cut off, next poll from another node: p50 {:.0} ms of {}",
                 median(&self.node_dead_ms).unwrap_or_default(),
                 self.node_dead_ms.len()
+            ),
+            format!(
+                "the same where failover goes by sessions: p50 {:.0} ms of {}",
+                median(&self.node_fast_ms).unwrap_or_default(),
+                self.node_fast_ms.len()
             ),
         ]
     }
@@ -195,6 +205,7 @@ impl Evidence {
             ("after a bot's death the next poll took", &self.findings.bot_crash_ms, CRASH_LIMIT_MS),
             ("after an agent's death the next poll took", &self.findings.pod_restart_ms, node_limit),
             ("after a node's death the next poll took", &self.findings.node_dead_ms, node_limit),
+            ("after a session's end the next poll took", &self.findings.node_fast_ms, FAST_MS + TAKEOVER_SLACK_MS),
         ] {
             failed.extend(figures.iter().filter(|ms| **ms > limit).map(|ms| format!("{what} {ms:.0} ms")));
         }
@@ -210,6 +221,7 @@ impl Evidence {
         mine.bot_crash_ms.extend(its.bot_crash_ms);
         mine.pod_restart_ms.extend(its.pod_restart_ms);
         mine.node_dead_ms.extend(its.node_dead_ms);
+        mine.node_fast_ms.extend(its.node_fast_ms);
         mine.passed.extend(its.passed);
         mine.skipped.extend(its.skipped);
         mine.failed.extend(its.failed.into_iter().map(|finding| format!("{prefix}{finding}")));
@@ -254,6 +266,7 @@ impl Summary {
             bot_crash_ms_max: max(&findings.bot_crash_ms),
             pod_restart_ms_max: max(&findings.pod_restart_ms),
             node_dead_ms_max: max(&findings.node_dead_ms),
+            node_fast_ms_max: max(&findings.node_fast_ms),
             ttl_s,
             passed: findings.passed.len(),
             skipped: findings.skipped.len(),

@@ -135,6 +135,7 @@ async fn judge(world: &World, seed: u64, only: Option<&str>) -> Result<Evidence>
     scenario!("rollout while the operator is away", run.roll_without_controller());
     scenario!("the operator by kustomize", run.install_by_kustomize());
     scenario!("kill -9 of the active operator", run.kill_operator());
+    scenario!("a node cut off, failover by sessions", run.cut_node_fast());
     scenario!("a node cut off", run.cut_node());
     scenario!("a node dead for good", run.kill_node());
     if left_out > 0 {

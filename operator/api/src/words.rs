@@ -178,6 +178,8 @@ words! {
         Fenced,
         /// The agent came back in the same pod.
         AgentRestarted,
+        /// Somebody took the lease from the leader.
+        ForcedRelease,
     }
 }
 

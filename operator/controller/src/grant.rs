@@ -279,13 +279,15 @@ pub(crate) fn is_role_name(name: &str) -> bool {
     })
 }
 
-fn read_database(file: &Path) -> anyhow::Result<Database> {
+/// The database that a file's URI names.
+pub(crate) fn read_database(file: &Path) -> anyhow::Result<Database> {
     let at = file.display();
     let uri = std::fs::read_to_string(file).with_context(|| format!("the file {at} cannot be read"))?;
     Database::parse(uri.trim()).with_context(|| format!("the file {at} holds no PostgreSQL URI that is understood"))
 }
 
-async fn cluster_id(client: &Client) -> anyhow::Result<String> {
+/// What tells this cluster from others: the uid of the namespace kube-system.
+pub(crate) async fn cluster_id(client: &Client) -> anyhow::Result<String> {
     let system = in_time(Api::<Namespace>::all(client.clone()).get("kube-system")).await.context(
         "the namespace kube-system, whose uid tells clusters apart, cannot be read: allow it, or give --cluster",
     )?;
@@ -293,7 +295,7 @@ async fn cluster_id(client: &Client) -> anyhow::Result<String> {
 }
 
 /// Connects, waiting for a server that is starting.
-async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> {
+pub(crate) async fn connect(database: &Database, limit: Duration) -> anyhow::Result<Admin> {
     let start = Instant::now();
     let mut pause = RETRY.0;
     let mut last: Option<(String, Instant)> = None;

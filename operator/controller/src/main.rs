@@ -20,6 +20,7 @@ mod observe;
 mod plan;
 mod rbac;
 mod reconcile;
+mod release;
 mod revision;
 mod run;
 mod same;
@@ -58,6 +59,8 @@ enum Command {
     Rbac,
     /// Make database credentials for the agents of namespaces
     Grant(Box<grant::GrantArgs>),
+    /// Take the lease from a bot's leader that holds on though it should not
+    Release(Box<release::ReleaseArgs>),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         }
         Command::Run(args) => settings::Settings::new(*args).and_then(|settings| in_runtime(run::run(settings))),
         Command::Grant(args) => in_runtime(grant::run(*args)),
+        Command::Release(args) => in_runtime(release::run(*args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

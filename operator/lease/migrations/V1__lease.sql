@@ -25,6 +25,7 @@ CREATE TABLE pollux.lease (
     expires_at        timestamptz,
     released_at       timestamptz,
     handover_expected boolean     NOT NULL DEFAULT false,
+    release           jsonb,                       -- somebody asked that the holder lets go: who, why, when
     cluster           text,                        -- from here on: the holder, or the last one there was
     namespace         text,
     name              text,
@@ -94,6 +95,7 @@ CREATE TABLE pollux.handover (
     to_party      jsonb,
     drain_ms      bigint,
     drain_outcome text,
+    forced        jsonb,                           -- who asked for it, why, when
     -- The parts of the gap; how they are measured is said at pollux.gap.
     old_us        bigint,                          -- the old leader's last poll ended → it gave the lease away
     idle_us       bigint,                          -- released → acquired
@@ -141,7 +143,7 @@ $$;
 
 INSERT INTO pollux.server VALUES ('', pollux.incarnation(), '-infinity');
 
--- Notes that this incarnation is in use.
+-- Notes that this incarnation is in use; whoever settles a row does.
 CREATE FUNCTION pollux.enter_incarnation(t text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -165,17 +167,34 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION pollux.authorise(t text, b bigint, s text, digest bytea) RETURNS void
+-- Nobody acts on a bot whose token he does not know.
+CREATE FUNCTION pollux.authorise(l pollux.lease, digest bytea) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF l.token_digest <> digest AND NOT coalesce(l.former_digest = digest AND l.former_until > clock_timestamp(), false) THEN
+        RAISE EXCEPTION 'the lease of bot % is kept with another token', l.bot_id USING ERRCODE = 'PX001';
+    END IF;
+END $$;
+
+CREATE FUNCTION pollux.lease_of(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l pollux.lease;
 BEGIN
     SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
-    IF FOUND AND l.token_digest IS DISTINCT FROM digest
-        AND NOT (l.former_digest IS NOT DISTINCT FROM digest AND l.former_until > clock_timestamp())
-    THEN
-        RAISE EXCEPTION 'the lease of bot % is kept with another token', b USING ERRCODE = 'PX001';
-    END IF;
+    PERFORM pollux.authorise(l, digest);
+    RETURN l;
+END $$;
+
+-- The same, locked until the commit.
+CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
+LANGUAGE plpgsql AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    PERFORM pollux.authorise(l, digest);
+    RETURN l;
 END $$;
 
 CREATE FUNCTION pollux.wake_bot(b bigint) RETURNS void
@@ -214,6 +233,12 @@ BEGIN
            AND t.eligible IS NOT NULL AND c.revision <> ALL (t.eligible));
 END $$;
 
+-- Whether a candidate's last beat is younger than this. The clock may have been set back: then it is of the future.
+CREATE FUNCTION pollux.beat_within(c pollux.candidate, youth interval) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT c.beat_at BETWEEN clock_timestamp() - youth AND clock_timestamp() + youth
+$$;
+
 -- Who should lead after `me`: one of its own resource, of the preferred revision, on another node, the longest ready one.
 CREATE FUNCTION pollux.successor(me pollux.candidate, only_pod text, youth interval) RETURNS SETOF pollux.candidate
 LANGUAGE sql STABLE ROWS 1 AS $$
@@ -221,7 +246,7 @@ LANGUAGE sql STABLE ROWS 1 AS $$
       FROM pollux.candidate c
       LEFT JOIN pollux.setting t ON t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name
      WHERE c.tenant = me.tenant AND c.bot_id = me.bot_id AND c.server = me.server AND c.id <> me.id
-       AND c.ready AND NOT c.leaving AND c.beat_at BETWEEN clock_timestamp() - youth AND clock_timestamp() + youth  -- the clock may have been set back
+       AND c.ready AND NOT c.leaving AND pollux.beat_within(c, youth)
        AND (t.eligible IS NULL OR c.revision = ANY (t.eligible))
        AND (only_pod IS NULL OR c.pod = only_pod)
      ORDER BY (c.cluster, c.namespace, c.name) = (me.cluster, me.namespace, me.name) DESC,
@@ -231,33 +256,55 @@ LANGUAGE sql STABLE ROWS 1 AS $$
      LIMIT 1
 $$;
 
--- What an agent is told: whether its wish came true, and how things are.
-CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
+-- What an agent is told of the lease, and whether its wish came true.
+CREATE FUNCTION pollux.answer(done boolean, l pollux.lease) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN jsonb_build_object('done', done) || coalesce((SELECT jsonb_build_object(
-        'incarnation', pollux.incarnation(),
-        'registered', c.id IS NOT NULL,
-        'lease', jsonb_build_object(
-            'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(), 'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
-            'session', CASE WHEN l.session_key IS NOT NULL
-                            THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
-            'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected,
-            'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
-            'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''), 'revision', coalesce(l.revision, '')),
-        'setting', (SELECT jsonb_build_object('generation', t.generation, 'eligible', t.eligible, 'json', t.json)
-                      FROM pollux.setting t
-                     WHERE t.cluster = c.cluster AND t.namespace = c.namespace AND t.name = c.name),
+    IF l.bot_id IS NULL THEN
+        RETURN jsonb_build_object('done', done);
+    END IF;
+    RETURN jsonb_build_object('done', done, 'incarnation', pollux.incarnation(), 'lease', jsonb_build_object(
+        'epoch', l.epoch, 'renew_seq', l.renew_seq, 'settled', l.incarnation IS NOT DISTINCT FROM pollux.incarnation(),
+        'ttl_ms', l.ttl_ms, 'holder', l.holder, 'locked', l.locked,
+        'session', CASE WHEN l.session_key IS NOT NULL
+                        THEN jsonb_build_object('key', l.session_key, 'fence_ms', l.session_fence_ms) END,
+        'grant_beat', l.grant_beat, 'handover_expected', l.handover_expected, 'release', l.release IS NOT NULL,
+        'cluster', coalesce(l.cluster, ''), 'namespace', coalesce(l.namespace, ''), 'name', coalesce(l.name, ''),
+        'pod', coalesce(l.pod, ''), 'pod_uid', coalesce(l.pod_uid, ''), 'node', coalesce(l.node, ''),
+        'revision', coalesce(l.revision, '')));
+END $$;
+
+-- What it is told of everything else, if it is known.
+CREATE FUNCTION pollux.around(t text, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    c pollux.candidate;
+BEGIN
+    SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
+    IF NOT FOUND THEN
+        RETURN jsonb_build_object('registered', false);
+    END IF;
+    RETURN jsonb_build_object(
+        'registered', true,
+        'setting', (SELECT jsonb_build_object('generation', o.generation, 'eligible', o.eligible, 'json', o.json)
+                      FROM pollux.setting o
+                     WHERE o.cluster = c.cluster AND o.namespace = c.namespace AND o.name = c.name),
         'request', (SELECT jsonb_build_object('id', r.id, 'toPod', r.to_pod)
                       FROM pollux.request r
                      WHERE r.cluster = c.cluster AND r.namespace = c.namespace AND r.name = c.name),
         -- The best one that is surely alive; else the best one that probably is, which must not hide it.
         'heir', coalesce(
             (SELECT jsonb_build_object('pod', h.pod, 'fresh', true) FROM pollux.successor(c, NULL, interval '300 ms') h),
-            (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)))
-      FROM pollux.lease l
-      LEFT JOIN pollux.candidate c ON c.tenant = l.tenant AND c.bot_id = l.bot_id AND c.server = l.server AND c.id = me
-     WHERE l.tenant = t AND l.bot_id = b AND l.server = s), '{}');
+            (SELECT jsonb_build_object('pod', h.pod, 'fresh', false) FROM pollux.successor(c, NULL, interval '3 s') h)));
+END $$;
+
+CREATE FUNCTION pollux.answer(done boolean, t text, b bigint, s text, me text) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    l pollux.lease;
+BEGIN
+    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
+    RETURN pollux.answer(done, l) || jsonb_build_object('around', pollux.around(t, b, s, me));
 END $$;
 
 -- Writes an agent's own row. Whether anything but the time changed is what observers are woken for.
@@ -302,8 +349,11 @@ RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
 BEGIN
-    INSERT INTO pollux.handover AS h (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome)
-        VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at, left(why, 64), how, giver, taker, drain, left(outcome, 64))
+    INSERT INTO pollux.handover AS h
+           (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome, forced)
+        VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at,
+                CASE WHEN l.release IS NULL THEN left(why, 64) ELSE 'ForcedRelease' END,
+                how, giver, taker, drain, left(outcome, 64), l.release)
         ON CONFLICT (tenant, bot_id, server, epoch) DO UPDATE
         SET at = excluded.at, evidence = excluded.evidence, to_party = excluded.to_party,
             reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
@@ -315,25 +365,36 @@ END $$;
 -- later ones: then it goes on from the time, in milliseconds. So two rollbacks to the same row do not begin the same epoch twice,
 -- unless the clocks of the two servers are further apart than the time in between. Stays below 2^53, which JavaScript can count to.
 CREATE FUNCTION pollux.next_epoch(l pollux.lease, seen bigint) RETURNS bigint
-LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN l.epoch + 1
-                ELSE greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END
-$$;
-
--- Makes `taker` the holder of a new epoch.
-CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
-RETURNS void LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    PERFORM pollux.enter_incarnation(l.tenant);
+    IF l.incarnation = pollux.incarnation() AND seen <= l.epoch THEN
+        RETURN l.epoch + 1;
+    END IF;
+    RETURN greatest(l.epoch + 1, seen + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint);
+END $$;
+
+-- Makes `taker` the holder of a new epoch. Who was handed the lease has observers woken by its first renewal: nobody waits for it.
+CREATE FUNCTION pollux.grant_to(l pollux.lease, new_epoch bigint, taker pollux.candidate, ttl integer, first_beat bigint)
+RETURNS pollux.lease LANGUAGE plpgsql AS $$
+DECLARE
+    granted pollux.lease;
+BEGIN
+    IF l.incarnation IS DISTINCT FROM pollux.incarnation() THEN
+        PERFORM pollux.enter_incarnation(l.tenant);
+    END IF;
     UPDATE pollux.lease
        SET epoch = new_epoch, incarnation = pollux.incarnation(), renew_seq = l.renew_seq + 1, ttl_ms = ttl, holder = taker.id, locked = taker.locked,
            grant_beat = first_beat, session_key = NULL, session_fence_ms = NULL, since = clock_timestamp(), expires_at = clock_timestamp() + ttl * interval '1 ms',
-           released_at = NULL, handover_expected = false,
+           released_at = NULL, handover_expected = false, release = NULL,
            cluster = taker.cluster, namespace = taker.namespace, name = taker.name, pod = taker.pod, pod_uid = taker.pod_uid,
            node = taker.node, revision = taker.revision
-     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
+     WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server
+    RETURNING * INTO granted;
     PERFORM pollux.wake_bot(l.bot_id);
-    PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+    IF first_beat IS NULL THEN
+        PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
+    END IF;
+    RETURN granted;
 END $$;
 
 -- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
@@ -343,7 +404,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
-           expires_at = NULL, since = NULL, handover_expected = false
+           expires_at = NULL, since = NULL, handover_expected = false, release = NULL
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
     PERFORM pollux.log(l, l.epoch + 1, why, 'release',
         jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
@@ -361,14 +422,18 @@ $$;
 
 -- === what agents execute ===
 
--- A look, without writing anything.
+-- A look, without writing anything. Who has just been given the lease needs to know no more, and at once: the rest comes with
+-- its first renewal. (Unless it is to hand on.)
 CREATE FUNCTION pollux.look(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t text := pollux.tenant();
+    l pollux.lease := pollux.lease_of(t, b, s, digest);
 BEGIN
-    PERFORM pollux.authorise(t, b, s, digest);
-    RETURN pollux.answer(true, t, b, s, me);
+    IF l.holder = me AND l.grant_beat IS NOT NULL AND NOT l.handover_expected THEN
+        RETURN pollux.answer(true, l);
+    END IF;
+    RETURN pollux.answer(true, l) || jsonb_build_object('around', pollux.around(t, b, s, me));
 END $$;
 
 -- A candidate's sign of life, and a look.
@@ -393,7 +458,7 @@ BEGIN
        AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
        AND NOT EXISTS (SELECT FROM pollux.candidate c
                         WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
@@ -405,19 +470,23 @@ CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t       text := pollux.tenant();
+    l       pollux.lease;
     renewed boolean;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
+    l := pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease
        SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
            session_key = key, session_fence_ms = fence,
            expires_at = clock_timestamp() + ttl * interval '1 ms'
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND renew_seq = seq
-       AND known = pollux.incarnation();
+       AND known = pollux.incarnation() AND release IS NULL;
     renewed := FOUND;
-    IF renewed THEN
+    IF renewed AND l.incarnation IS DISTINCT FROM known THEN
         PERFORM pollux.enter_incarnation(t);
+    END IF;
+    IF renewed AND l.grant_beat IS NOT NULL THEN
+        PERFORM pollux.wake_observers(t, b, s);
     END IF;
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(renewed, t, b, s, me);
@@ -433,8 +502,7 @@ DECLARE
     c    pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR known <> pollux.incarnation() OR NOT pollux.may_lead(c) THEN
         RETURN pollux.answer(false, t, b, s, me);
@@ -461,8 +529,7 @@ DECLARE
     why  text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
         OR known <> pollux.incarnation()
@@ -492,7 +559,7 @@ DECLARE
     t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease SET handover_expected = expected
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
     IF FOUND THEN
@@ -517,23 +584,23 @@ DECLARE
     best pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    PERFORM pollux.authorise(t, b, s, digest);
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL OR known <> pollux.incarnation() THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
-    SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
-    IF otherwise = 'wait' THEN
-        SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
+    IF pollux.beat_within(best, interval '300 ms') THEN
+        to_c := best;  -- mostly so, and then it is not looked for twice
+    ELSIF best.id IS NOT NULL THEN
+        SELECT * INTO to_c FROM pollux.successor(c, only_pod, interval '300 ms');
     END IF;
     IF to_c.id IS NOT NULL AND (otherwise <> 'wait' OR best.revision = to_c.revision) THEN
         next := pollux.next_epoch(l, seen);
         PERFORM pollux.log(l, next,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
             'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
-        PERFORM pollux.grant_to(l, next, to_c, ttl, to_c.beat);
-        RETURN pollux.answer(true, t, b, s, me);
+        RETURN pollux.answer(true, pollux.grant_to(l, next, to_c, ttl, to_c.beat));
     END IF;
     IF otherwise = 'release' OR otherwise = 'wait' AND best.id IS NULL THEN
         PERFORM pollux.let_go(l, why, drain, outcome);
@@ -554,7 +621,7 @@ DECLARE
     t text := pollux.tenant();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     PERFORM pollux.wake_observers(t, b, s);
     DELETE FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     RETURN pollux.answer(true, t, b, s, me);
@@ -571,7 +638,7 @@ DECLARE
     since timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.handover
        SET old_us = CASE WHEN from_party ->> 'id' = me
                          THEN greatest(0, ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0)) ELSE old_us END,
@@ -598,7 +665,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t text := pollux.tenant();
 BEGIN
-    PERFORM pollux.authorise(t, b, s, digest);
+    PERFORM pollux.lease_of(t, b, s, digest);
     UPDATE pollux.lease
        SET former_digest = token_digest, former_until = clock_timestamp() + interval '10 min', token_digest = new_digest
      WHERE tenant = t AND bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;
@@ -626,6 +693,21 @@ BEGIN
     INSERT INTO pollux.request AS t VALUES (c, ns, n, request_id, pod)
         ON CONFLICT (cluster, namespace, name) DO UPDATE SET id = request_id, to_pod = pod, at = clock_timestamp()
         WHERE (t.id, t.to_pod) IS DISTINCT FROM (request_id, pod);
+    IF FOUND THEN
+        PERFORM pollux.wake_resource(c, ns, n);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+
+-- The holder of a resource must let go: it is refused every renewal from now on, gives the lease away when it hears of it, and
+-- loses it at its fence if it does not hear. Says whether there was a holder that nobody had asked yet.
+CREATE FUNCTION pollux.force_release(c text, ns text, n text, who text, why text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pollux.lease l
+       SET release = jsonb_build_object('who', left(who, 256), 'why', left(why, 1024), 'at', clock_timestamp())
+     WHERE l.cluster = c AND l.namespace = ns AND l.name = n AND l.holder IS NOT NULL AND l.release IS NULL;
     IF FOUND THEN
         PERFORM pollux.wake_resource(c, ns, n);
         RETURN true;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::database::Database;
 use crate::error::Error;
+use crate::identity::Resource;
 use crate::session::{Parameter, Session};
 use crate::statements::probe;
 
@@ -134,6 +135,20 @@ impl Admin {
         unlocked?;
         done.try_get(0).map_err(|e| Error::Answer(e.to_string()))
     }
+
+    /// Takes the lease from a resource's leader: it is refused every renewal, gives the lease away when it hears of it, and loses
+    /// it at its fence if it does not. `who` asked and `why` are kept in the log of handovers. Says whether there was a leader
+    /// that nobody had asked yet.
+    ///
+    /// # Errors
+    /// If the database does not answer, or the role does not own the schema.
+    pub async fn force_release(&self, resource: &Resource, who: &str, why: &str) -> Result<bool, Error> {
+        let with = [&resource.cluster, &resource.namespace, &resource.name, who, why].map(ToOwned::to_owned);
+        let with: Vec<Parameter<'_>> = with.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        let row = self.session.one("SELECT pollux.force_release($1,$2,$3,$4,$5)", &with, CONNECT).await?;
+        row.try_get(0).map_err(|e| Error::Answer(e.to_string()))
+    }
+
     async fn grant_locked(&mut self, user: &str, password: &str, connection_limit: i32) -> Result<(), Error> {
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         // The limits bound what one agent's fault costs the others; deadlines of its own it has besides.
@@ -148,11 +163,8 @@ impl Admin {
             CASE WHEN NOT has_database_privilege('pollux_agent', current_database(), 'CONNECT')
                  THEN format('GRANT CONNECT ON DATABASE %I TO pollux_agent', current_database()) END,
             format('GRANT pollux_agent TO %I', $1))";
-        let with = [
-            (&user as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT),
-            (&verifier, Type::TEXT),
-            (&connection_limit, Type::INT4),
-        ];
+        let with =
+            [(&user as &(dyn ToSql + Sync), Type::TEXT), (&verifier, Type::TEXT), (&connection_limit, Type::INT4)];
         let script: String = self.session.one(script, &with, PATIENCE).await?.get(0);
         self.session.batch(&script, PATIENCE).await
     }

@@ -25,8 +25,8 @@ use crate::view::{DatabaseState, HandedOver, Role, View};
 const GOODBYE: Duration = Duration::from_secs(1);
 /// What the schema takes is twice this: its text is spaced more widely.
 const LONGEST_REPORT: usize = 8 * 1024;
-/// How long a notification that was sent may take.
-const ECHO: Duration = Duration::from_secs(2);
+/// How long trying whether notifications arrive may take. It is in nobody's way.
+const ECHO: Duration = Duration::from_secs(30);
 /// How often a file lock that somebody has is tried.
 const LOCK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -52,10 +52,8 @@ pub(crate) struct Driver {
 /// LISTEN, and what it is told reaches whoever happens to have that connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
-    /// Not tried yet.
-    Wanted,
-    /// One was sent on a connection of its own.
-    Sent,
+    /// Not known yet.
+    Open,
     /// One arrived.
     Heard,
     /// The one that was sent did not.
@@ -274,21 +272,16 @@ impl Driver {
         }
     }
 
-    /// Once in the life of the process: it costs a connection.
-    fn send_probe(&mut self, main: Arc<Session>) {
-        if self.probe != Probe::Wanted {
+    /// Until it is known: it costs a connection.
+    fn send_probe(&self, main: Arc<Session>) {
+        if self.probe != Probe::Open {
             return;
         }
-        self.probe = Probe::Sent;
         let (file, own) = (self.database_file.clone(), self.own.clone());
         let echo = format!("SELECT pg_notify('pollux_{}', '{}')", self.caller.bot.bot_id, self.caller.me.id.as_str());
         tokio::spawn(async move {
             // If there was no connection left for it, or PostgreSQL went away, it says nothing.
             let Ok(pooled) = probe(&main, &file, &echo).await else { return };
-            drop(main);
-            if !pooled {
-                sleep(ECHO).await;
-            }
             if let Some(own) = own.upgrade() {
                 let _ = own.send(Command::Probed(pooled));
             }
@@ -402,7 +395,8 @@ async fn open(file: PathBuf, bot_id: i64, patience: Duration) -> Result<Open, Er
     Ok((session, news))
 }
 
-/// Whether two sessions share the server's backends, which they only do through a pooler; if not, sends the echo.
+/// Whether two sessions share the server's backends, which they only do through a pooler. If not, sends the echo, and asks the
+/// one that listens for something: its backend delivers what it was notified of before it answers what came later.
 async fn probe(main: &Session, file: &Path, echo: &str) -> Result<bool, Error> {
     const TRIES: usize = 5;
     let (other, _news) = Session::open(&read_file(file)?, "pollux-probe", ECHO).await?;
@@ -418,7 +412,8 @@ async fn probe(main: &Session, file: &Path, echo: &str) -> Result<bool, Error> {
             return Ok(true);
         }
     }
-    other.one(echo, &[], ECHO).await.map(|_| false)
+    other.one(echo, &[], ECHO).await?;
+    backend(main).await.map(|_| false)
 }
 
 async fn connection(link: &mut Link) -> Happened {

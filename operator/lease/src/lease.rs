@@ -81,7 +81,7 @@ impl Lease {
             ending: Vec::new(),
             end_by: None,
             attempts: 0,
-            probe: Probe::Wanted,
+            probe: Probe::Open,
             lane: Lane::default(),
             own: commands.downgrade(),
         };

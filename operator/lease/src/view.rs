@@ -165,6 +165,8 @@ pub enum Reason {
     BotDeaf,
     /// The leader's agent was restarted in its pod.
     AgentRestarted,
+    /// Somebody took the lease from the leader.
+    ForcedRelease,
 }
 
 /// An order to [`crate::Lease::hand_over`].
@@ -289,6 +291,7 @@ impl Reason {
             Self::BotGone => "BotGone",
             Self::BotDeaf => "BotDeaf",
             Self::AgentRestarted => "AgentRestarted",
+            Self::ForcedRelease => "ForcedRelease",
         }
     }
 }

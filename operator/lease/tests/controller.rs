@@ -297,3 +297,49 @@ async fn tls_proves_what_sslmode_says() {
     let missing = try_it(&server, "sslmode=verify-full&sslrootcert=/nowhere").await.unwrap_err();
     assert!(missing.to_string().contains("/nowhere"), "{missing}");
 }
+
+const FORCED: &str =
+    "SELECT reason = 'ForcedRelease' AND forced ->> 'who' = 'ann' AND forced ->> 'why' = 'it answers nobody'
+                        AND from_party ->> 'pod' = 'a' FROM pollux.handover WHERE epoch = 2";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_taken_from_its_leader_goes_to_the_next_one_and_it_is_noted_who_asked() {
+    let db = Db::new().await;
+    let client = db.client().await;
+    let admin = Admin::connect(&Database::parse(&db.owner).unwrap()).await.unwrap();
+    let release = async || admin.force_release(&resource("echo"), "ann", "it answers nobody").await.unwrap();
+    assert!(!release().await, "nobody leads");
+    let a = db.agent("a");
+    leads(&a).await;
+    let b = db.agent("b");
+    stands_by(&b).await;
+    assert!(release().await);
+    assert_eq!(leads(&b).await, 2);
+    see(&a, "a stands by", |view| view.role.epoch().is_none() && view.epoch == 2).await;
+    until(&client, "it is noted", FORCED).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_hears_of_nothing_loses_a_lease_that_is_taken_from_it_at_its_fence() {
+    let db = Db::new().await;
+    let client = db.client().await;
+    let admin = Admin::connect(&Database::parse(&db.owner).unwrap()).await.unwrap();
+    let a = db.agent("a");
+    leads(&a).await;
+    // From here on somebody has the lease who only renews.
+    client.execute("UPDATE pollux.lease SET holder = 'deaf', renew_seq = renew_seq + 1", &[]).await.unwrap();
+    let b = db.agent("b");
+    stands_by(&b).await;
+    a.shutdown().await;
+    let renew = "SELECT (pollux.renew(bot_id, server, token_digest, 'deaf', pollux.incarnation(), epoch, renew_seq, ttl_ms,
+                        NULL, NULL, renew_seq, true, false,
+                        '{\"cluster\": \"c\", \"namespace\": \"shop\", \"name\": \"echo\", \"pod\": \"a\", \"pod_uid\": \"\",
+                          \"node\": \"n\", \"revision\": \"r1\", \"locked\": false}', NULL) ->> 'done')::boolean
+                   FROM pollux.lease";
+    let renewed = async || client.query_one(renew, &[]).await.unwrap().get::<_, bool>(0);
+    assert!(renewed().await);
+    assert!(admin.force_release(&resource("echo"), "ann", "it answers nobody").await.unwrap());
+    assert!(!renewed().await, "not once more");
+    assert_eq!(leads(&b).await, 2);
+    until(&client, "it is noted", FORCED).await;
+}

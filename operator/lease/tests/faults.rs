@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pollux_lease::{BootInstant, Config, DatabaseState, HandOver, HandedOver, Reason, Role};
 use pollux_lease_soak::oracle::Recorder;
-use pollux_postgres::{Options, Proxy, Server, Stop};
+use pollux_postgres::{Options, Pooler, Proxy, Server, Stop};
 use support::oracle::verdict;
 use support::{Db, TTL, config, leads, ready, see, server, stands_by, until};
 
@@ -286,27 +286,12 @@ async fn a_frozen_database_freezes_nobody_else() {
     verdict(beliefs.path(), &[1], 2).await;
 }
 
-/// `cargo test -p pollux-lease --test faults -- --ignored`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the pgbouncer package"]
 async fn behind_a_real_transaction_pooler_leases_work_and_it_is_said_that_nothing_wakes() {
     let db = Db::new().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = db.path("pgbouncer.ini");
-    let text = format!(
-        "[databases]\n* = user=postgres host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-         auth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
-        server().port()
-    );
-    std::fs::write(&config, text).unwrap();
-    std::os::unix::fs::chown(config.parent().unwrap(), Some(65534), None).unwrap();
-    let mut pooler = std::process::Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig", "KILL", "pgbouncer", "-q"])
-        .arg(&config)
-        .spawn()
-        .unwrap();
+    let pooler = Pooler::start(server().port(), "postgres", 20).unwrap();
     let beliefs = tempfile::tempdir().unwrap();
-    let behind = |pod: &str| ready(support::config(db.file(&server().uri_for(&db.name, port)), pod));
+    let behind = |pod: &str| ready(support::config(db.file(&server().uri_for(&db.name, pooler.port())), pod));
     let a = behind("a");
     Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
@@ -322,6 +307,4 @@ async fn behind_a_real_transaction_pooler_leases_work_and_it_is_said_that_nothin
     assert_eq!(leads(&b).await, 2);
     println!("handover behind a pooler: {:?}", BootInstant::now() - start);
     verdict(beliefs.path(), &[1, 2], 2).await;
-    pooler.kill().unwrap();
-    pooler.wait().unwrap();
 }

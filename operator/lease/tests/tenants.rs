@@ -342,7 +342,8 @@ async fn a_transaction_that_is_kept_open_delays_only_ones_own_tenant() {
 #[tokio::test]
 async fn who_comes_first_after_a_restart_delays_only_his_own_tenant() {
     let two = Two::new().await;
-    two.owner.batch_execute("UPDATE pollux.server SET incarnation = 'before the restart'").await.unwrap();
+    let restarted = "UPDATE pollux.server SET incarnation = 'earlier'; UPDATE pollux.lease SET incarnation = 'earlier'";
+    two.owner.batch_execute(restarted).await.unwrap();
     two.thief.batch_execute("SET idle_in_transaction_session_timeout = 0; BEGIN").await.unwrap();
     two.run(&two.thief, "SELECT pollux.acquire({bot},'a',{known},0,0,10000)").await.unwrap();
     let renew = "SELECT pollux.renew({bot},'a',{known},1,{seq},5000,NULL,NULL,9,true,false,{shop},NULL)";

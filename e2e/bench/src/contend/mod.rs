@@ -87,7 +87,8 @@ pub(crate) fn contend(seat: Seat) -> Result<()> {
     // One thread, as little as possible between a message and what follows from it; the same for all.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let orders = orders();
-    runtime.block_on(async {
+    // As a task, like its connection's: the runtime's own future would have to wait for all of these.
+    let contending = runtime.spawn(async {
         match seat.rules {
             Rules::Lease => lease::run(seat, orders).await,
             Rules::Bare => bare::run(seat, orders).await,
@@ -95,7 +96,8 @@ pub(crate) fn contend(seat: Seat) -> Result<()> {
             Rules::TtlRow => ttl_row::run(seat, orders).await,
             Rules::River => river::run(seat, orders).await,
         }
-    })
+    });
+    runtime.block_on(contending)?
 }
 
 fn orders() -> UnboundedReceiver<Order> {

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use pollux_exactly_once::{block, blocks, repository};
+use pollux_postgres::Pooler;
 
 use crate::database::{BOT, Db, Outcome, Session, empty_database, server};
 
@@ -109,38 +110,17 @@ async fn somebody_elses_names_in_the_search_path_are_not_used() {
     assert_eq!(session.one::<i64>(kept).await, 2);
 }
 
-/// `cargo test -p pollux-exactly-once -- --ignored`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the pgbouncer package"]
 async fn behind_a_real_transaction_pooler_each_transaction_is_fenced() {
     let db = Db::new().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("pgbouncer.ini");
     // One connection to the server: each transaction follows another bot's on it.
-    let text = format!(
-        "[databases]\n* = user=postgres host=127.0.0.1 port={} pool_size=1\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-         listen_port = {port}\nauth_type = any\npool_mode = transaction\nunix_socket_dir =\n",
-        server().port()
-    );
-    std::fs::write(&config, text).unwrap();
-    std::os::unix::fs::chown(folder.path(), Some(65534), None).unwrap();
-    let mut pooler = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig", "KILL", "pgbouncer", "-q"])
-        .arg(&config)
-        .spawn()
-        .unwrap();
-    let uri = server().uri_for(&db.name, port);
+    let pooler = Pooler::start(server().port(), "postgres", 1).unwrap();
+    let uri = server().uri_for(&db.name, pooler.port());
     let direct = db.session().await;
-    let pooled = async || loop {
-        // The pooler needs a moment before it listens.
-        match tokio_postgres::connect(&uri, tokio_postgres::NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return client;
-            }
-            Err(_) => tokio::task::yield_now().await,
-        }
+    let pooled = async || {
+        let (client, connection) = tokio_postgres::connect(&uri, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
     };
     let (a, b) = (pooled().await, pooled().await);
     let process = |epoch: i64, update: i64| {
@@ -160,6 +140,4 @@ async fn behind_a_real_transaction_pooler_each_transaction_is_fenced() {
         _ => None,
     });
     assert_eq!(left.as_deref(), Some("0"), "nothing stays on a connection that others use");
-    pooler.kill().unwrap();
-    pooler.wait().unwrap();
 }

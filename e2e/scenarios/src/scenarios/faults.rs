@@ -178,14 +178,49 @@ impl Run {
 
     /// A node is cut off in both directions until its leases are over, and comes back.
     pub(crate) async fn cut_node(&mut self) -> Result<()> {
+        let took = self.cut_a_node().await?;
+        self.findings.node_dead_ms.extend(took);
+        Ok(())
+    }
+
+    /// The same where failover goes by sessions: their end shows long before the leases are over.
+    pub(crate) async fn cut_node_fast(&mut self) -> Result<()> {
+        self.world.ground.breakable()?;
+        self.failover("Fast").await?;
+        let armed = format!(
+            "select (select count(session_key) from pollux.lease) >= {bots} and (select count(*) from pg_stat_activity \
+             where application_name = 'pollux-lock' and query like '%try_advisory%') >= {bots}",
+            bots = self.bots.len()
+        );
+        until("sessions for failover", ROLLOUT, || async {
+            let sessions = self.world.psql(&armed).await?;
+            Ok(if sessions.trim() == "t" { Look::Yes(()) } else { Look::NotYet(sessions) })
+        })
+        .await?;
+        let took = self.cut_a_node().await;
+        self.failover("TTL").await?;
+        self.findings.node_fast_ms.extend(took?);
+        Ok(())
+    }
+
+    async fn failover(&self, by: &str) -> Result<()> {
+        for bot in &self.bots {
+            bot.change(&json!({"lease": {"failover": by}})).await?;
+        }
+        Ok(())
+    }
+
+    /// Says how long it took until the next poll of each bot that was led there (ms).
+    async fn cut_a_node(&self) -> Result<Vec<f64>> {
         let cluster = self.world.ground.breakable()?;
         let (node, led_there) = self.node_of_most().await?;
         let struck = self.mark_led(&led_there, &format!("{node} cut off")).await?;
         let (cutting, cut) = (cluster.clone(), node.clone());
         blocking(move || cutting.cut_node(&cut, Direction::Both)).await?;
+        let mut took = Vec::new();
         for (bot, leader) in &led_there {
             let next = self.next_poll(bot, struck, leader, Next::Another).await?;
-            self.findings.node_dead_ms.push((next.arrived - struck).as_secs_f64() * 1000.0);
+            took.push((next.arrived - struck).as_secs_f64() * 1000.0);
         }
         let mut epochs = Vec::new();
         for (bot, _) in &led_there {
@@ -201,7 +236,7 @@ impl Run {
             .await?;
             self.stands_by_again(bot, &old.pod, epoch).await?;
         }
-        Ok(())
+        Ok(took)
     }
 
     /// Marks what happens to the bots that are led on a node, and to them alone: the others must not notice.

@@ -111,6 +111,10 @@ impl Both {
             self.server.written_in = 0;
             self.sql("UPDATE pollux.lease SET incarnation = 'earlier'").await;
         }
+        if self.chance(3) && self.server.row.holder.is_some() && !self.server.row.release {
+            self.server.force_release();
+            self.sql("UPDATE pollux.lease SET release = '{}' WHERE holder IS NOT NULL").await;
+        }
         if self.chance(4) {
             let list: &[&str] = if self.chance(50) { &["r1", "r0"] } else { &["r0"] };
             self.server.set(Duration::from_secs(10), Some(list), false);

@@ -6,7 +6,8 @@
 //!   on that session **was sent** that was answered, by the very backend that has the lock (behind a pooler that nobody noticed it
 //!   may be another one, which proves nothing). It is bound like this until a renewal without a key is confirmed: then the
 //!   TTL's fence alone counts again. It never goes from one key to the next directly.
-//! * The server ends the session when it is silent for some time (three times F, if nothing else is set), or at once when its connection is closed, and with it the lock.
+//! * The server ends the session when it is silent for some time (three times F, if nothing else is set), or at once when its
+//!   connection is closed, and with it the lock.
 //! * Candidates try the row's lock a few times a second; they never wait for it, because a blocked waiter would be granted
 //!   it even while frozen, and would pin old rows. Every answered heartbeat was sent before the lock was free, so the fence of the old
 //!   holder ends by F after the grant. A candidate waits for that, and takes over if the row has not changed.
@@ -153,9 +154,12 @@ impl Core {
         }
     }
 
-    /// What a candidate knew is no evidence any more.
+    /// What a candidate knew is no evidence any more. A lock that it was granted it still has, and must give back.
     pub(super) fn forget_what_was_tried(&mut self) {
-        self.lane.tried = None;
+        if let Some(tried) = &mut self.lane.tried {
+            tried.refused = false;
+            tried.granted = None;
+        }
     }
 
     pub(super) fn told(&mut self, told: Told, now: BootInstant) {
@@ -175,12 +179,11 @@ impl Core {
     }
 
     fn beaten(&mut self, told: Told, sent: BootInstant) {
-        let Some(locked) = &mut self.lane.locked else { return };
-        let same = locked.backend == told.backend;
-        if !same && self.keeps(Rule::TheSameBackend) {
+        let one_backend = self.keeps(Rule::TheSameBackend);
+        let Some(locked) = self.lane.locked.as_mut().filter(|locked| locked.backend == told.backend || !one_backend)
+        else {
             return;
-        }
-        let Some(locked) = &mut self.lane.locked else { return };
+        };
         locked.alive = sent;
         let key = locked.key;
         if let Some(bound) = &mut self.lane.bound

@@ -58,7 +58,7 @@ use std::time::Duration;
 use pollux_clock::BootInstant;
 use serde_json::Value;
 
-use crate::view::{DatabaseState, Evidence, Holder, Role, Settings, Takeover, View};
+use crate::view::{DatabaseState, Evidence, HandOver, Holder, Reason, Role, Settings, Takeover, View};
 
 mod beats;
 mod candidate;
@@ -85,6 +85,8 @@ use beats::Beats;
 use fast::Lane;
 use giving::Giving;
 use rules::{Rule, Timing};
+#[cfg(test)]
+use types::Around;
 pub(crate) use types::{Action, Answer, Ask, Call, Event, Known, Me, Row, Sign, Statement, Told};
 use types::{Heir, Otherwise};
 
@@ -330,10 +332,12 @@ impl Core {
         self.last_answer = Some(now);
         self.hold_off = None;
         self.database = DatabaseState::Up { wakes: self.wakes };
-        self.settings = answer.setting;
-        self.request = answer.request;
-        self.heir = answer.heir;
-        self.registered = answer.registered;
+        if let Some(around) = answer.around {
+            self.settings = around.setting;
+            self.request = around.request;
+            self.heir = around.heir;
+            self.registered = around.registered;
+        }
         self.row = answer.lease;
         self.recollect(answer.incarnation, now);
         self.observe(now);
@@ -357,7 +361,7 @@ impl Core {
             _ => {}
         }
         self.follow_giving(actions);
-        self.arrived(now);
+        self.arrived(now, actions);
     }
 
     /// The row decides who leads, not we.
@@ -393,9 +397,12 @@ impl Core {
     }
 
     /// The lease came to us by a handover, or by a statement whose answer was lost.
-    fn arrived(&mut self, now: BootInstant) {
+    fn arrived(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return };
         let (epoch, ttl, grant) = (row.epoch, row.ttl(), row.grant_beat);
+        if row.release && epoch > self.ended {
+            return self.begin_giving(HandOver::new(Reason::ForcedRelease), now, actions);
+        }
         if epoch <= self.ended || self.led.is_some_and(|(led, _)| led == epoch) || self.doubt.is_some() {
             return;
         }

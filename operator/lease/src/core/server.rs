@@ -73,7 +73,7 @@ impl Server {
             Call::Beat(sign) => self.note(at, who, sign),
             Call::Renew { epoch, renew_seq, ttl, session, sign } => {
                 let same = row.renew_seq == *renew_seq || !at.keeps(Rule::RenewComparesNumber);
-                let ok = known && mine && row.epoch == *epoch && same;
+                let ok = known && mine && row.epoch == *epoch && same && !row.release;
                 if ok {
                     self.row.renew_seq += 1;
                     self.row.ttl_ms = millis(*ttl);
@@ -129,7 +129,14 @@ impl Server {
             }
         };
         let woken = self.row.holder != row.holder || self.row.handover_expected != expected;
-        (self.answer(at, &who.id, done), woken)
+        let granted = mine && row.grant_beat.is_some() && !row.handover_expected;
+        let brief = match statement.call {
+            Call::Look => granted,
+            Call::Handover { .. } => done && self.row.holder.is_some(),
+            _ => false,
+        };
+        let around = (!brief).then(|| self.around(at, &who.id));
+        (Answer { around, ..self.answer(at, done) }, woken)
     }
 
     fn note(&mut self, at: Moment, who: &Asker, sign: &Sign) -> bool {
@@ -178,6 +185,7 @@ impl Server {
             locked: taker.locked,
             grant_beat: beat,
             handover_expected: false,
+            release: false,
             session: None,
             replica: taker.replica.clone(),
         };
@@ -193,6 +201,7 @@ impl Server {
         self.row.session = None;
         self.row.renew_seq += 1;
         self.row.handover_expected = false;
+        self.row.release = false;
         true
     }
 
@@ -241,26 +250,30 @@ impl Server {
         false
     }
 
-    fn answer(&self, at: Moment, id: &str, done: bool) -> Answer {
-        let registered = self.candidates.contains_key(id);
-        let heir = |youth| {
-            let best = self.successor(at, id, None, youth).filter(|_| registered);
-            best.map(|(_, known)| known.replica.pod.clone())
-        };
-        let fresh = heir(FRESH);
-        let heir = match fresh {
-            Some(pod) => Some(Heir { pod, fresh: true }),
-            None => heir(ALIVE).map(|pod| Heir { pod, fresh: false }),
-        };
+    fn answer(&self, at: Moment, done: bool) -> Answer {
         Answer {
             done,
             incarnation: at.incarnation.to_string(),
-            registered,
             lease: Some(Row { settled: self.settled(at), ..self.row.clone() }),
-            setting: self.setting.clone().filter(|_| registered),
-            request: None,
-            heir,
+            around: None,
         }
+    }
+
+    fn around(&self, at: Moment, id: &str) -> Around {
+        if !self.candidates.contains_key(id) {
+            return Around::default();
+        }
+        let heir = |youth| self.successor(at, id, None, youth).map(|(_, known)| known.replica.pod.clone());
+        let heir = match heir(FRESH) {
+            Some(pod) => Some(Heir { pod, fresh: true }),
+            None => heir(ALIVE).map(|pod| Heir { pod, fresh: false }),
+        };
+        Around { registered: true, setting: self.setting.clone(), request: None, heir }
+    }
+
+    /// Somebody asks that the holder lets go.
+    pub(super) const fn force_release(&mut self) {
+        self.row.release = self.row.holder.is_some();
     }
 
     /// The resource's hot settings.

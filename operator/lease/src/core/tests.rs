@@ -41,7 +41,11 @@ fn row(holder: Option<&str>, epoch: i64, renew_seq: i64) -> Row {
 }
 
 fn answer(done: bool, row: Row) -> Answer {
-    Answer { done, registered: true, lease: Some(row), ..Answer::default() }
+    told(done, row, Around::default())
+}
+
+fn told(done: bool, row: Row, around: Around) -> Answer {
+    Answer { done, lease: Some(row), around: Some(Around { registered: true, ..around }), ..Answer::default() }
 }
 
 // === impl Rig ===
@@ -156,7 +160,7 @@ fn a_shorter_ttl_counts_from_its_sending_because_the_answer_may_be_lost() {
     let mut rig = Rig::leading();
     rig.pass(secs(2.0));
     let settings = Settings { generation: 1, eligible: None, json: json!({"leaseDurationSeconds": 3}) };
-    rig.answered(Answer { setting: Some(settings), ..answer(true, row(Some("me"), 1, 2)) });
+    rig.answered(told(true, row(Some("me"), 1, 2), Around { setting: Some(settings), ..Around::default() }));
     let before = rig.fence();
     rig.pass(secs(2.0));
     let sent = rig.now;
@@ -240,7 +244,7 @@ fn who_is_not_ready_takes_nothing() {
 fn a_revision_that_may_not_lead_takes_nothing() {
     let mut rig = Rig::ready();
     let settings = Settings { generation: 1, eligible: Some(vec!["old".into()]), json: json!({}) };
-    rig.answered(Answer { setting: Some(settings), ..answer(true, row(None, 5, 7)) });
+    rig.answered(told(true, row(None, 5, 7), Around { setting: Some(settings), ..Around::default() }));
     assert_eq!(rig.sent, None);
 }
 
@@ -248,7 +252,7 @@ fn a_revision_that_may_not_lead_takes_nothing() {
 fn the_second_choice_lets_the_first_go_ahead() {
     let mut rig = Rig::ready();
     let settings = Settings { generation: 1, eligible: Some(vec!["newer".into(), "new".into()]), json: json!({}) };
-    rig.answered(Answer { setting: Some(settings), ..answer(true, row(None, 5, 7)) });
+    rig.answered(told(true, row(None, 5, 7), Around { setting: Some(settings), ..Around::default() }));
     assert_eq!(rig.sent, None);
     rig.pass(PRECEDENCE);
     assert_eq!(rig.sent, Some(Call::Acquire { epoch: 5, ttl: TTL }));
@@ -420,7 +424,9 @@ fn only_to_a_successor_that_is_alive() {
     let mut rig = Rig::leading();
     rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
     let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
-    let with = |fresh| Answer { heir: Some(Heir { pod: "b".into(), fresh }), ..answer(true, expected.clone()) };
+    let with = |fresh| {
+        told(true, expected.clone(), Around { heir: Some(Heir { pod: "b".into(), fresh }), ..Around::default() })
+    };
     rig.answered(with(false));
     assert_eq!(rig.sent, Some(Call::Look));
     rig.answered(with(true));
@@ -436,7 +442,9 @@ fn a_handover_that_was_expected_finds_its_successor_at_once() {
     rig.step(Event::Expect(true));
     assert_eq!(rig.sent, Some(Call::Expect { epoch: 1, expected: true }));
     let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
-    let with = |fresh| Answer { heir: Some(Heir { pod: "b".into(), fresh }), ..answer(true, expected.clone()) };
+    let with = |fresh| {
+        told(true, expected.clone(), Around { heir: Some(Heir { pod: "b".into(), fresh }), ..Around::default() })
+    };
     rig.answered(with(false));
     assert!(rig.leads());
     rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
@@ -461,7 +469,11 @@ fn a_drain_is_not_answered_by_a_handover_that_kept_the_lease() {
     let mut rig = Rig::leading();
     rig.step(Event::HandOver(HandOver { only_to_successor: true, ..order() }));
     let expected = Row { handover_expected: true, ..row(Some("me"), 1, 1) };
-    rig.answered(Answer { heir: Some(Heir { pod: "b".into(), fresh: true }), ..answer(true, expected.clone()) });
+    rig.answered(told(
+        true,
+        expected.clone(),
+        Around { heir: Some(Heir { pod: "b".into(), fresh: true }), ..Around::default() },
+    ));
     assert!(matches!(rig.sent, Some(Call::Handover { otherwise: Otherwise::Keep, .. })), "{:?}", rig.sent);
     rig.step(Event::HandOver(order()));
     rig.answered(answer(false, expected));

@@ -161,11 +161,18 @@ pub(crate) struct Answer {
     /// The server since its last start: with every other one it may have forgotten what it once confirmed.
     #[serde(default)]
     pub(crate) incarnation: String,
-    /// The row of this agent is there.
-    #[serde(default)]
-    pub(crate) registered: bool,
     #[serde(default)]
     pub(crate) lease: Option<Row>,
+    /// As it was, if nothing is said of it.
+    #[serde(default)]
+    pub(crate) around: Option<Around>,
+}
+
+/// What an agent is told beside the lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+pub(crate) struct Around {
+    /// The row of this agent is there.
+    pub(crate) registered: bool,
     #[serde(default)]
     pub(crate) setting: Option<Settings>,
     #[serde(default)]
@@ -187,6 +194,8 @@ pub(crate) struct Row {
     pub(crate) locked: bool,
     pub(crate) grant_beat: Option<i64>,
     pub(crate) handover_expected: bool,
+    /// The holder was asked to let go, and is refused every renewal.
+    pub(crate) release: bool,
     /// The session by whose end the holder's can be told.
     #[serde(default)]
     pub(crate) session: Option<SessionProof>,

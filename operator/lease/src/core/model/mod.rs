@@ -11,6 +11,7 @@
 
 mod checks;
 mod schedule;
+mod sessions;
 mod variants;
 mod world;
 

@@ -24,6 +24,8 @@ pub(in crate::core) enum Deviation {
     Give,
     /// It is to give it away if somebody is there.
     GiveToSuccessor,
+    /// Somebody takes the lease from whoever has it.
+    ForceRelease,
     /// Its bot is not ready any more.
     Unready,
     /// The TTL is set to 3 s.
@@ -53,7 +55,7 @@ pub(in crate::core) enum Deviation {
 impl Deviation {
     /// What there is besides where failover is by sessions.
     pub(in crate::core) const OF_SESSIONS: [Self; 3] = [Self::EndSession, Self::EndSessions, Self::Repool];
-    pub(in crate::core) const ALL: [Self; 14] = [
+    pub(in crate::core) const ALL: [Self; 15] = [
         Self::Pause,
         Self::Die,
         Self::Hold,
@@ -61,6 +63,7 @@ impl Deviation {
         Self::Cut,
         Self::Give,
         Self::GiveToSuccessor,
+        Self::ForceRelease,
         Self::Unready,
         Self::ShortTtl,
         Self::LongTtl,
@@ -118,7 +121,8 @@ impl World {
                 acts.extend(next.map(|i| Act::Deviate(deviation, i)));
             }
             Deviation::Repool | Deviation::EndSession => each(&|n| self.nodes[n].session.is_some()),
-            Deviation::ShortTtl
+            Deviation::ForceRelease
+            | Deviation::ShortTtl
             | Deviation::LongTtl
             | Deviation::Restart
             | Deviation::StepClock
@@ -163,19 +167,23 @@ impl World {
             Deviation::Cut => {
                 self.nodes[n].cut = true;
                 self.wire.iter_mut().filter(|parcel| parcel.node == n).for_each(|parcel| parcel.held = true);
-                self.drop_connection(n, model);
+                self.drop_connection(n);
             }
-            Deviation::Give => self.step(n, Event::HandOver(order), model),
+            Deviation::Give => self.step(n, Event::HandOver(order)),
             Deviation::GiveToSuccessor => {
-                self.step(n, Event::HandOver(HandOver { only_to_successor: true, ..order }), model);
+                self.step(n, Event::HandOver(HandOver { only_to_successor: true, ..order }));
             }
-            Deviation::Unready => self.step(n, Event::Ready(false), model),
+            Deviation::ForceRelease => {
+                self.server.force_release();
+                self.wake();
+            }
+            Deviation::Unready => self.step(n, Event::Ready(false)),
             Deviation::ShortTtl => self.set_ttl(Duration::from_secs(3), model),
             Deviation::LongTtl => self.set_ttl(TTL * 2, model),
-            Deviation::Forge => self.step(n, Event::Woken, model),
-            Deviation::Restart => self.restart_server(model, None),
-            Deviation::Forget => self.restart_server(model, Some(self.past.len() - 1)),
-            Deviation::Restore => self.restart_server(model, Some(0)),
+            Deviation::Forge => self.step(n, Event::Woken),
+            Deviation::Restart => self.restart_server(None),
+            Deviation::Forget => self.restart_server(Some(self.past.len() - 1)),
+            Deviation::Restore => self.restart_server(Some(0)),
             Deviation::StepClock => self.clock_stepped = true,
             Deviation::EndSessions => (0..self.nodes.len()).for_each(|n| self.end_session(n)),
             Deviation::EndSession => self.end_session(n),
@@ -195,7 +203,7 @@ impl World {
             if self.nodes[n].paused {
                 self.resume(n, model);
             }
-            self.step(n, Event::Ready(true), model);
+            self.step(n, Event::Ready(true));
         }
         self.wire.iter_mut().for_each(|parcel| parcel.held = false);
         let until = self.now + TTL * 8;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::checks::{Invariant, Witness};
+use super::sessions::Session;
 use super::{Assumption, Cast, Exploration, TTL};
 use crate::core::server::{Asker, Moment, Server};
 use crate::core::{Action, Answer, Ask, BootInstant, Call, Core, Event, Me, Row, Statement, Told};
@@ -29,8 +30,8 @@ pub(in crate::core) struct World {
     pub(super) past: Vec<Server>,
     pub(super) clock_stepped: bool,
     /// Which backend has which lock.
-    locks: BTreeMap<i64, i32>,
-    sessions: i32,
+    pub(super) locks: BTreeMap<i64, i32>,
+    pub(super) sessions: i32,
     pub(super) nodes: Vec<Node>,
     pub(super) wire: Vec<Parcel>,
     pub(super) spent: u8,
@@ -56,19 +57,6 @@ pub(super) struct Node {
     connection: u32,
     run: u32,
     pub(super) session: Option<Session>,
-}
-
-/// A process's session for locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Session {
-    id: i32,
-    /// Behind a pooler it may be another one tomorrow.
-    backend: i32,
-    /// When the server last heard of it, and what silence it puts up with.
-    heard: Duration,
-    silence: Duration,
-    /// The server has ended it.
-    ended: bool,
 }
 
 /// A message.
@@ -163,9 +151,9 @@ impl World {
         world.nodes[1].cut = model.cast == Cast::Twins;
         for n in 0..nodes {
             if !world.nodes[n].cut {
-                world.step(n, Event::Locked, model);
+                world.step(n, Event::Locked);
             }
-            world.step(n, Event::Ready(true), model);
+            world.step(n, Event::Ready(true));
             let until = world.now + Duration::from_secs(2);
             while world.now < until && world.micro(model) {}
         }
@@ -210,7 +198,7 @@ impl World {
         } else if let Some(n) = (0..self.nodes.len()).find(|n| self.silent_at(*n).is_some_and(|at| at <= self.now)) {
             self.end_session(n);
         } else if let Some(n) = (0..self.nodes.len()).find(|n| self.wants(*n).is_some_and(|at| at <= self.now)) {
-            self.live(n, model);
+            self.live(n);
         } else {
             let times = (0..self.nodes.len()).flat_map(|n| [self.wants(n), self.silent_at(n)]);
             let Some(next) = times.flatten().min() else { return false };
@@ -235,30 +223,30 @@ impl World {
     }
 
     /// What the driver does.
-    fn live(&mut self, n: usize, model: &Exploration) {
+    fn live(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         if !node.connected && !node.cut {
             node.connected = true;
-            return self.step(n, Event::Up { wakes: true }, model);
+            return self.step(n, Event::Up { wakes: true });
         }
         if self.session_changes(n) {
-            return self.change_session(n, model);
+            return self.change_session(n);
         }
         let node = &self.nodes[n];
         let clock = node.clock(self.now);
         let overdue = node.core.in_flight_since().is_some_and(|sent| clock >= sent + node.core.patience());
         if overdue {
-            return self.drop_connection(n, model);
+            return self.drop_connection(n);
         }
-        self.step(n, Event::Tick, model);
+        self.step(n, Event::Tick);
     }
 
-    pub(super) fn drop_connection(&mut self, n: usize, model: &Exploration) {
+    pub(super) fn drop_connection(&mut self, n: usize) {
         let node = &mut self.nodes[n];
         node.connection += 1;
         node.connected = false;
         if !node.paused {
-            self.step(n, Event::Down { error: String::new() }, model);
+            self.step(n, Event::Down { error: String::new() });
         }
     }
 
@@ -269,7 +257,7 @@ impl World {
             node.missed += self.now - node.paused_at;
         }
         if !node.connected {
-            self.step(n, Event::Down { error: String::new() }, model);
+            self.step(n, Event::Down { error: String::new() });
         }
         self.check();
     }
@@ -280,12 +268,12 @@ impl World {
         let mut new = Node::new(model, n, old.run + 1, old.speed);
         (new.cut, new.connection, new.missed) = (old.cut, old.connection + 1, old.missed);
         self.nodes[n] = new;
-        self.step(n, Event::Locked, model);
-        self.step(n, Event::Ready(true), model);
+        self.step(n, Event::Locked);
+        self.step(n, Event::Ready(true));
     }
 
     /// The processes hear of it when they speak to it again; what they have sent may still arrive.
-    pub(super) fn restart_server(&mut self, model: &Exploration, back_to: Option<usize>) {
+    pub(super) fn restart_server(&mut self, back_to: Option<usize>) {
         self.incarnation += 1;
         if let Some(index) = back_to {
             // Settings are what the controller says, and it says them again.
@@ -297,12 +285,12 @@ impl World {
         self.wire.retain(|parcel| matches!(parcel.what, What::Statement(..)));
         self.wire.iter_mut().for_each(|parcel| parcel.held = true);
         for n in 0..self.nodes.len() {
-            self.drop_connection(n, model);
+            self.drop_connection(n);
         }
     }
 
     /// The production core takes a step.
-    pub(super) fn step(&mut self, n: usize, event: Event, model: &Exploration) {
+    pub(super) fn step(&mut self, n: usize, event: Event) {
         let node = &mut self.nodes[n];
         let actions = node.core.step(event, node.clock(self.now));
         for action in actions {
@@ -326,7 +314,6 @@ impl World {
             let what = What::Statement(node.who.clone(), Box::new(statement));
             self.wire.push(Parcel { node: n, connection: node.connection, held: false, matters, what });
         }
-        let _ = model;
         self.check();
     }
 
@@ -340,24 +327,31 @@ impl World {
                     let what = What::Answer(Box::new(answer));
                     self.wire.push(Parcel { node: n, connection, held: false, matters, what });
                 }
-                for n in (0..self.nodes.len()).filter(|_| woken) {
-                    let connection = self.nodes[n].connection;
-                    self.wire.push(Parcel { node: n, connection, held: false, matters: false, what: What::Wake });
+                if woken {
+                    self.wake();
                 }
             }
             What::Answer(answer) if current => {
-                self.step(n, Event::Answered(answer), model);
+                self.step(n, Event::Answered(answer));
                 if self.clock_stepped && model.broken == Some(Assumption::CandidatesOwnClock) {
                     self.nodes[n].core.age_what_was_observed(TTL * 2);
                 }
             }
             What::Ask(id, ask) => self.asked(n, id, ask),
             What::Told(id, told) if self.nodes[n].session.is_some_and(|session| session.id == id) => {
-                self.step(n, Event::Told(told), model);
+                self.step(n, Event::Told(told));
             }
             What::Told(..) => {}
-            What::Wake if current => self.step(n, Event::Woken, model),
+            What::Wake if current => self.step(n, Event::Woken),
             What::Answer(_) | What::Wake => {}
+        }
+    }
+
+    /// Everybody is notified.
+    pub(super) fn wake(&mut self) {
+        for n in 0..self.nodes.len() {
+            let connection = self.nodes[n].connection;
+            self.wire.push(Parcel { node: n, connection, held: false, matters: false, what: What::Wake });
         }
     }
 
@@ -372,75 +366,6 @@ impl World {
             self.judge(&before.row, asker, statement);
         }
         (answer, woken)
-    }
-
-    // === sessions for locks ===
-
-    /// When the server ends a session for its silence.
-    fn silent_at(&self, n: usize) -> Option<Duration> {
-        self.nodes[n].session.filter(|session| !session.ended).map(|session| session.heard + session.silence)
-    }
-
-    /// Its locks are free.
-    pub(super) fn end_session(&mut self, n: usize) {
-        if let Some(session) = &mut self.nodes[n].session {
-            session.ended = true;
-            let backend = session.backend;
-            self.locks.retain(|_, holder| *holder != backend);
-        }
-    }
-
-    /// Behind a pooler that nobody noticed: the backend is gone, and another one answers.
-    pub(super) fn change_backend(&mut self, n: usize) {
-        self.sessions += 1;
-        if let Some(session) = &mut self.nodes[n].session {
-            let old = std::mem::replace(&mut session.backend, self.sessions);
-            self.locks.retain(|_, holder| *holder != old);
-        }
-    }
-
-    /// A session is wanted, or not wanted any more, or the process hears that it has ended.
-    fn session_changes(&self, n: usize) -> bool {
-        let node = &self.nodes[n];
-        let wanted = node.core.lane_wanted();
-        match node.session {
-            None => wanted.is_some() && !node.cut,
-            Some(session) => wanted != Some(session.silence) || session.ended && !node.cut,
-        }
-    }
-
-    fn change_session(&mut self, n: usize, model: &Exploration) {
-        if self.nodes[n].session.is_some() {
-            self.end_session(n);
-            self.nodes[n].session = None;
-            return self.step(n, Event::LaneDown, model);
-        }
-        let Some(silence) = self.nodes[n].core.lane_wanted() else { return };
-        self.sessions += 1;
-        let id = self.sessions;
-        self.nodes[n].session = Some(Session { id, backend: id, heard: self.now, silence, ended: false });
-        self.step(n, Event::LaneUp { key: id.into() }, model);
-    }
-
-    fn asked(&mut self, n: usize, id: i32, ask: Ask) {
-        let Some(session) = self.nodes[n].session.as_mut().filter(|session| session.id == id && !session.ended) else {
-            return;
-        };
-        session.heard = self.now;
-        let backend = session.backend;
-        let granted = match ask {
-            Ask::Try { key } => *self.locks.entry(key).or_insert(backend) == backend,
-            Ask::Beat => true,
-            Ask::Release { key } => self.locks.remove(&key).is_some(),
-        };
-        let what = What::Told(id, Told { granted, backend });
-        self.wire.push(Parcel {
-            node: n,
-            connection: 0,
-            held: false,
-            matters: granted && matches!(ask, Ask::Try { .. }),
-            what,
-        });
     }
 
     // === the invariants ===

@@ -5,15 +5,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pollux_postgres::cpu_time;
 use tempfile::TempDir;
+
+use crate::processes::cpu_time;
 
 /// The user `nobody`: PgBouncer does not run as root.
 const NOBODY: u32 = 65534;
 
 /// A running pooler; it ends with this value.
 #[derive(Debug)]
-pub(crate) struct Pooler {
+pub struct Pooler {
     port: u16,
     child: Child,
     _dir: TempDir,
@@ -24,7 +25,10 @@ pub(crate) struct Pooler {
 impl Pooler {
     /// Starts one in front of the server on `port`, with at most `connections` to it, all of them as `role`, whose password is
     /// its name.
-    pub(crate) fn start(port: u16, role: &str, connections: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there is no `pgbouncer`, or it does not listen within 20 s.
+    pub fn start(port: u16, role: &str, connections: usize) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("pgbouncer.ini");
         let own = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -47,12 +51,13 @@ impl Pooler {
         Ok(pooler)
     }
 
-    pub(crate) const fn port(&self) -> u16 {
+    /// Where it listens.
+    pub const fn port(&self) -> u16 {
         self.port
     }
 
     /// The processor time that it has used so far.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         cpu_time(self.child.id().cast_signed())
     }
 
