@@ -11,6 +11,7 @@ use pollux_postgres::{Options, Proxy, Server, Stop};
 use support::oracle::verdict;
 use support::process::{Contender, contend};
 use support::{Db, config, leads, ready, see, server, stands_by, until};
+use tempfile::TempDir;
 use tokio_postgres::Client;
 
 const TTL: Duration = Duration::from_secs(10);
@@ -23,10 +24,13 @@ async fn contender() {
     contend().await;
 }
 
-async fn fast(client: &Client, more: &str) {
-    let json = format!(r#"{{"leaseDurationSeconds": 10, "failover": "Fast"{more}}}"#);
+/// A bot whose failover goes by sessions, and a place for what its agents believe.
+async fn fast(db: &Db) -> (Client, TempDir) {
+    let client = db.client().await;
+    let json = r#"{"leaseDurationSeconds": 10, "failover": "Fast"}"#;
     let put = format!("SELECT pollux.put_setting('c', 'shop', 'echo', 1, NULL, '{json}')");
     client.execute(&put, &[]).await.unwrap();
+    (client, tempfile::tempdir().unwrap())
 }
 
 /// The row names a session, and this many candidates are refused its lock.
@@ -41,6 +45,12 @@ async fn armed(client: &Client, candidates: usize) {
     until(client, "candidates try", &trying).await;
 }
 
+/// Starts processes of their own.
+fn starter(db: &Db, beliefs: &TempDir) -> impl Fn(&str) -> Contender {
+    let (uri, beliefs) = (db.file(&db.owner), beliefs.path().to_owned());
+    move |pod| Contender::start(&uri, &beliefs, pod, 0, TTL, None)
+}
+
 fn patient(file: PathBuf, pod: &str) -> Lease {
     ready(Config { default_ttl: TTL, ..config(file, pod) })
 }
@@ -48,11 +58,8 @@ fn patient(file: PathBuf, pod: &str) -> Lease {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_is_followed_when_its_last_heartbeat_counts_no_more() {
     let db = Db::new().await;
-    let client = db.client().await;
-    fast(&client, "").await;
-    let beliefs = tempfile::tempdir().unwrap();
-    let uri = db.file(&db.owner);
-    let start = |pod| Contender::start(&uri, beliefs.path(), pod, 0, TTL, None);
+    let (client, beliefs) = fast(&db).await;
+    let start = starter(&db, &beliefs);
     let a = start("a");
     until(&client, "a leads", "SELECT epoch = 1 FROM pollux.lease").await;
     let _b = start("b");
@@ -70,9 +77,7 @@ async fn a_killed_leader_is_followed_when_its_last_heartbeat_counts_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_in_a_black_hole_stops_before_its_session_is_ended() {
     let db = Db::new().await;
-    let client = db.client().await;
-    fast(&client, "").await;
-    let beliefs = tempfile::tempdir().unwrap();
+    let (client, beliefs) = fast(&db).await;
     let proxy = Proxy::start(server().port()).unwrap();
     let a = patient(db.file(&server().uri_for(&db.name, proxy.port())), "a");
     Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
@@ -99,9 +104,7 @@ async fn a_leader_in_a_black_hole_stops_before_its_session_is_ended() {
 async fn a_restart_of_the_database_ends_all_sessions_and_deposes_nobody() {
     let server = Server::start(&Options::default()).unwrap();
     let db = Db::on(&server).await;
-    let client = db.client().await;
-    fast(&client, "").await;
-    let beliefs = tempfile::tempdir().unwrap();
+    let (client, beliefs) = fast(&db).await;
     let a = patient(db.file(&db.owner), "a");
     Recorder::new(beliefs.path(), "a").unwrap().follow(&a);
     leads(&a).await;
@@ -125,11 +128,8 @@ async fn a_restart_of_the_database_ends_all_sessions_and_deposes_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_candidate_keeps_nobody_from_the_lease() {
     let db = Db::new().await;
-    let client = db.client().await;
-    fast(&client, "").await;
-    let beliefs = tempfile::tempdir().unwrap();
-    let uri = db.file(&db.owner);
-    let start = |pod| Contender::start(&uri, beliefs.path(), pod, 0, TTL, None);
+    let (client, beliefs) = fast(&db).await;
+    let start = starter(&db, &beliefs);
     let a = start("a");
     until(&client, "a leads", "SELECT epoch = 1 FROM pollux.lease").await;
     let frozen = start("b");
@@ -147,15 +147,14 @@ async fn a_frozen_candidate_keeps_nobody_from_the_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn out_of_fast_the_ttl_alone_counts_and_nobody_tries() {
     let db = Db::new().await;
-    let client = db.client().await;
-    fast(&client, "").await;
+    let (client, _) = fast(&db).await;
     let a = patient(db.file(&db.owner), "a");
     leads(&a).await;
     let b = patient(db.file(&db.owner), "b");
     stands_by(&b).await;
     armed(&client, 1).await;
     client
-        .execute("SELECT pollux.put_setting('c', 'shop', 'echo', 2, NULL, '{\"failover\": \"TTL\"}')", &[])
+        .execute("SELECT pollux.put_setting('c', 'shop', 'echo', 2, NULL, '{\"failover\": \"Ttl\"}')", &[])
         .await
         .unwrap();
     until(&client, "the row names no session", "SELECT session_key IS NULL FROM pollux.lease").await;

@@ -198,7 +198,7 @@ impl Run {
         })
         .await?;
         let took = self.cut_a_node().await;
-        self.failover("TTL").await?;
+        self.failover("Ttl").await?;
         self.findings.node_fast_ms.extend(took?);
         Ok(())
     }

@@ -279,7 +279,7 @@ impl Server {
     /// The resource's hot settings.
     pub(super) fn set(&mut self, ttl: Duration, eligible: Option<&[&str]>, fast: bool) {
         let eligible = eligible.map(|list| list.iter().map(|&name| name.to_owned()).collect());
-        let failover = if fast { "Fast" } else { "TTL" };
+        let failover = if fast { "Fast" } else { "Ttl" };
         let json = json!({"leaseDurationSeconds": ttl.as_secs_f64(), "failover": failover});
         self.setting = Some(Settings { generation: 1, eligible, json });
     }
