@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use pollux_lease::Lease;
 use pollux_lease_soak::failover::Failover;
+use pollux_postgres::Server;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
@@ -19,7 +20,7 @@ use crate::world::{TTL, World, about};
 mod reading;
 mod watch;
 
-use reading::{Reading, Spent};
+use reading::{MODULE, Reading, Spent};
 use watch::Watch;
 
 /// How often it is looked, and how often that is told.
@@ -32,7 +33,7 @@ const HOT: f64 = 0.99;
 /// Of the renewals that are due, the share that must have been made: less is a machine that measures nothing.
 const RENEWED: f64 = 0.9;
 /// What an agent reports of its bot, as long as nothing is wrong.
-const REPORT: &str = r#"{"agent":"0.1.0","bot":{"id":4242424242,"username":"an_example_of_a_bot"},"token":"Accepted","foreignPoller":false,"webhook":false,"apiErrors":0}"#;
+const REPORT: &str = r#"{"botId":4242424242,"username":"an_example_of_a_bot","tokenAccepted":true,"webhookActive":false,"foreignPoller":false,"deaf":false,"agentVersion":"0.1.0"}"#;
 
 /// What `burden` is told.
 #[derive(Args, Debug)]
@@ -48,9 +49,15 @@ pub(crate) struct Told {
 pub(crate) async fn burden(told: Told) -> Result<()> {
     let connections = (told.bots * 4 + 50).to_string();
     // The log is looked at in the end; all else is as PostgreSQL comes.
-    let settings = [("max_connections", connections.as_str()), ("shared_buffers", "128MB"), ("wal_keep_size", "8GB")];
+    let mut settings =
+        vec![("max_connections", connections.as_str()), ("shared_buffers", "128MB"), ("wal_keep_size", "8GB")];
+    let counts = Server::has_module(MODULE)?;
+    settings.extend(counts.then_some(("shared_preload_libraries", MODULE)));
     let world = World::start(&settings).await?;
     let client = world.client().await?;
+    if counts {
+        client.batch_execute(&format!("CREATE EXTENSION {MODULE}")).await?;
+    }
     let agents = start(&world, &client, told.bots).await?;
     println!("{} bots with two agents each: every leader has a session, every candidate tries its lock", told.bots);
     let before = Reading::take(&world, &client).await?;
@@ -90,7 +97,10 @@ async fn start(world: &World, client: &Client, bots: u16) -> Result<Vec<Lease>> 
     }
     let deadline = Instant::now() + PATIENCE;
     while !calm(client, bots).await? {
-        ensure!(Instant::now() < deadline, "not everybody has a leader with a session and a candidate within {PATIENCE:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "not everybody has a leader with a session and a candidate within {PATIENCE:?}"
+        );
         sleep(Duration::from_millis(200)).await;
     }
     Ok(agents)
@@ -116,7 +126,7 @@ async fn watch(world: &World, client: &Client, before: &Reading, length: Duratio
         let since = begun.elapsed();
         watch.look(client, since).await?;
         if since >= told + TELL {
-            told = since;
+            told += TELL;
             let spent = Reading::take(world, client).await?.since(before);
             let share = spent.both().share() * 100.0;
             println!("{:>5} s: {share:.3} % heap-only, {}", since.as_secs(), watch.text());

@@ -106,7 +106,8 @@ impl Crowd {
         for bot in &self.bots {
             let Bot { number, failover, .. } = bot;
             let row = rows.get(number).with_context(|| format!("bot {number} has no holder"))?;
-            let (epoch, pod, session, standbys): (i64, &str, bool, i64) = (row.get(1), row.get(2), row.get(3), row.get(4));
+            let (epoch, pod, session, standbys): (i64, &str, bool, i64) =
+                (row.get(1), row.get(2), row.get(3), row.get(4));
             let leader = bot.leader(epoch, since).with_context(|| format!("bot {number}: nobody has renewed"))?;
             ensure!(bot.agents[leader].told.pod() == pod, "bot {number}: the row names {pod}");
             ensure!(standbys == 1, "bot {number} has {standbys} standbys");

@@ -226,8 +226,10 @@ impl Means {
         let (begun, before, idle) = (Instant::now(), world.server.cpu_time(), idle()?);
         let counting = async {
             sleep(length / 2).await;
-            self.number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pollux-load' AND state = 'active'")
-                .await
+            self.number(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pollux-load' AND state = 'active'",
+            )
+            .await
         };
         let working = try_join_all(self.load.iter().map(|client| async { Ok(client.batch_execute(&work).await?) }));
         let (busy, _) = futures::future::try_join(counting, working).await?;
@@ -237,7 +239,12 @@ impl Means {
         ensure!(usize::try_from(busy)? == wanted, "{busy} backends of {wanted} were busy");
         ensure!(idle < IDLE, "the machine was idle for {:.0} % of the time", idle * 100.0);
         // Others may want the machine, too.
-        Ok(format!("{busy} busy backends took {share:.2} of {} cores for {} s, idle {:.1} %", cores(), took.as_secs(), idle * 100.0))
+        Ok(format!(
+            "{busy} busy backends took {share:.2} of {} cores for {} s, idle {:.1} %",
+            cores(),
+            took.as_secs(),
+            idle * 100.0
+        ))
     }
 
     /// All leaders at once, each in a cgroup of its own.
@@ -250,7 +257,10 @@ impl Means {
         let least = throttled.into_iter().min().context("there are no leaders")?;
         ensure!(least > STARVED / 2, "a leader had to wait for but {least:?} of {STARVED:?}");
         let (count, seconds) = (starved.len(), STARVED.as_secs());
-        Ok(format!("{count} leaders with 5 millicores for {seconds} s, each throttled for at least {:.0} s", least.as_secs_f64()))
+        Ok(format!(
+            "{count} leaders with 5 millicores for {seconds} s, each throttled for at least {:.0} s",
+            least.as_secs_f64()
+        ))
     }
 }
 

@@ -1,25 +1,41 @@
 //! What PostgreSQL says of itself: its counters at one moment, and what lies between two of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pollux_lease::BootInstant;
+use pollux_postgres::Server;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::world::World;
 
 const DAY: f64 = 86_400.0;
+/// Counts statements.
+pub(crate) const MODULE: &str = "pg_stat_statements";
 
 const COUNTERS: &str = "
     SELECT l.n_tup_upd, l.n_tup_hot_upd, c.n_tup_upd, c.n_tup_hot_upd,
-           d.xact_commit, w.wal_records, w.wal_fpi, w.wal_bytes::bigint, pg_current_wal_insert_lsn()::text,
+           w.wal_records, w.wal_fpi, w.wal_bytes::bigint, pg_current_wal_insert_lsn()::text,
            (SELECT sum(epoch)::bigint FROM pollux.lease), (SELECT sum(renew_seq)::bigint FROM pollux.lease)
-      FROM pg_stat_user_tables l, pg_stat_user_tables c, pg_stat_database d, pg_stat_wal w
-     WHERE l.relid = 'pollux.lease'::regclass AND c.relid = 'pollux.candidate'::regclass AND d.datname = current_database()";
+      FROM pg_stat_user_tables l, pg_stat_user_tables c, pg_stat_wal w
+     WHERE l.relid = 'pollux.lease'::regclass AND c.relid = 'pollux.candidate'::regclass";
+
+/// Statements of agents, by what they are. The counters of pg_stat_database leave out those that touch no table.
+const STATEMENTS: &str = "
+    SELECT CASE WHEN query LIKE '%pollux.renew(%' THEN 'renew'
+                WHEN query LIKE '%pollux.beat(%' THEN 'beat'
+                WHEN query LIKE '%pg_try_advisory_lock(%' THEN 'try'
+                WHEN query LIKE '%pg_backend_pid()%' THEN 'heartbeat'
+                ELSE 'other' END, sum(calls)::bigint
+      FROM pg_stat_statements
+     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND userid = 'agent'::regrole
+     GROUP BY 1";
 
 /// pg_walinspect is there since PostgreSQL 15.
-const WAL: &str = "SELECT sum(record_size)::bigint, sum(fpi_size)::bigint FROM pg_get_wal_stats($1::text::pg_lsn, $2::text::pg_lsn)";
+const WAL: &str =
+    "SELECT sum(record_size)::bigint, sum(fpi_size)::bigint FROM pg_get_wal_stats($1::text::pg_lsn, $2::text::pg_lsn)";
 
 /// Updates of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +45,9 @@ pub(crate) struct Updates {
     hot: i64,
 }
 
+/// How many there were of each kind; nothing where pg_stat_statements is not installed.
+type Statements = Option<BTreeMap<String, i64>>;
+
 /// The counters.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
@@ -36,7 +55,7 @@ pub(crate) struct Reading {
     cpu: Duration,
     lease: Updates,
     candidate: Updates,
-    commits: i64,
+    statements: Statements,
     wal_records: i64,
     wal_images: i64,
     wal_bytes: i64,
@@ -53,7 +72,7 @@ pub(crate) struct Spent {
     pub(crate) candidate: Updates,
     pub(crate) epochs: i64,
     pub(crate) renewals: i64,
-    commits: i64,
+    statements: Statements,
     cpu: Duration,
     wal_records: i64,
     wal_images: i64,
@@ -81,19 +100,25 @@ impl Updates {
 
 impl Reading {
     pub(crate) async fn take(world: &World, client: &Client) -> Result<Self> {
+        let statements = if Server::has_module(MODULE)? {
+            let rows = client.query_typed(STATEMENTS, &[]).await.context("counting statements")?;
+            Some(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        } else {
+            None
+        };
         let row = client.query_typed_one(COUNTERS, &[]).await.context("reading the counters")?;
         Ok(Self {
             at: BootInstant::now(),
             cpu: world.server.cpu_time(),
             lease: Updates { all: row.get(0), hot: row.get(1) },
             candidate: Updates { all: row.get(2), hot: row.get(3) },
-            commits: row.get(4),
-            wal_records: row.get(5),
-            wal_images: row.get(6),
-            wal_bytes: row.get(7),
-            lsn: row.get(8),
-            epochs: row.get(9),
-            renewals: row.get(10),
+            statements,
+            wal_records: row.get(4),
+            wal_images: row.get(5),
+            wal_bytes: row.get(6),
+            lsn: row.get(7),
+            epochs: row.get(8),
+            renewals: row.get(9),
         })
     }
 
@@ -104,7 +129,10 @@ impl Reading {
             candidate: self.candidate.since(before.candidate),
             epochs: self.epochs - before.epochs,
             renewals: self.renewals - before.renewals,
-            commits: self.commits - before.commits,
+            statements: self.statements.as_ref().map(|now| {
+                let counted = |kind: &str| before.statements.as_ref().and_then(|then| then.get(kind)).copied();
+                now.iter().map(|(kind, count)| (kind.clone(), count - counted(kind).unwrap_or(0))).collect()
+            }),
             cpu: self.cpu - before.cpu,
             wal_records: self.wal_records - before.wal_records,
             wal_images: self.wal_images - before.wal_images,
@@ -132,13 +160,18 @@ impl Spent {
     pub(crate) fn json(&self, bots: u16, log: Option<(i64, i64)>) -> Value {
         let daily = |amount: f64| amount / f64::from(bots) / self.seconds * DAY;
         let megabytes = |bytes: i64| rounded(daily(bytes as f64) / 1e6);
+        let per_second = |count: i64| rounded(count as f64 / self.seconds);
+        let statements = self.statements.as_ref();
+        let by_kind = statements
+            .map(|all| all.iter().map(|(kind, count)| (kind, per_second(*count))).collect::<BTreeMap<_, _>>());
         json!({
             "hot_share": {
                 "lease": share(self.lease), "candidate": share(self.candidate), "both": share(self.both()),
             },
             "updates": {"lease": self.lease.all, "candidate": self.candidate.all},
             "renewals": self.renewals,
-            "statements_per_s": rounded(self.commits as f64 / self.seconds),
+            "statements_per_s": statements.map(|all| per_second(all.values().sum())),
+            "statements_per_s_of": by_kind,
             "wal_mb_per_bot_and_day": megabytes(self.wal_bytes),
             "wal_records_mb_per_bot_and_day": log.map(|(records, _)| megabytes(records)),
             "wal_page_images_mb_per_bot_and_day": log.map(|(_, images)| megabytes(images)),

@@ -74,7 +74,12 @@ impl Watch {
     }
 
     pub(crate) fn text(&self) -> String {
-        format!("{} kB, {} dead rows, oldest snapshot so far {} ms", self.size / 1000, self.dead, self.oldest.as_millis())
+        format!(
+            "{} kB, {} dead rows, oldest snapshot so far {} ms",
+            self.size / 1000,
+            self.dead,
+            self.oldest.as_millis()
+        )
     }
 
     pub(crate) fn json(&self) -> Value {
