@@ -54,8 +54,14 @@ pub(crate) struct Size {
 pub(crate) async fn alarms(told: Told) -> Result<()> {
     let (begun, size) = (Instant::now(), Size::of(&told));
     let wanted = if told.only.is_empty() { Disturbance::all() } else { told.only };
-    let world =
-        World::start(&[("max_connections", "300"), ("shared_buffers", "256MB"), ("max_wal_size", "4GB")]).await?;
+    // There are no checkpoints but those that are asked for.
+    let settings = [
+        ("max_connections", "300"),
+        ("shared_buffers", "256MB"),
+        ("max_wal_size", "4GB"),
+        ("checkpoint_timeout", "1d"),
+    ];
+    let world = World::start(&settings).await?;
     let mut run = Run::start(&world, size).await?;
     let (mut table, mut failed) = (Table::default(), Vec::new());
     let calm = run.crowd.calm().await?.len();

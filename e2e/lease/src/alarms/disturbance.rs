@@ -178,7 +178,7 @@ impl Means {
     }
 
     async fn checkpoint(&self) -> Result<String> {
-        self.client.batch_execute("UPDATE public.other SET n = n + 1 WHERE n % 4 = 0").await?;
+        self.client.batch_execute("UPDATE public.other SET filling = filling WHERE n % 4 = 0").await?;
         let (count, written) = if self.version >= 170_000 {
             ("SELECT num_requested FROM pg_stat_checkpointer", "SELECT buffers_written FROM pg_stat_checkpointer")
         } else {
@@ -212,17 +212,16 @@ impl Means {
     /// The backends that are busy, counted halfway, and the processor time that all of the server's took.
     async fn keep_busy(&self, world: &World) -> Result<String> {
         let (length, wanted) = (self.size.busy, self.load.len());
+        let end = format!("SELECT (clock_timestamp() + interval '{} ms')::text", length.as_millis());
+        let end: String = self.client.query_typed_one(&end, &[]).await?.get(0);
         let work = format!(
             "SET application_name = 'pollux-load';
              DO $$ BEGIN
-                 WHILE clock_timestamp() < '{{}}'::timestamptz LOOP
+                 WHILE clock_timestamp() < '{end}' LOOP
                      PERFORM sum(sqrt(n)) FROM generate_series(1, 100000) n;
                  END LOOP;
              END $$"
         );
-        let end = format!("SELECT (clock_timestamp() + interval '{} ms')::text", length.as_millis());
-        let end: String = self.client.query_typed_one(&end, &[]).await?.get(0);
-        let work = work.replace("{}", &end);
         let (begun, before, idle) = (Instant::now(), world.server.cpu_time(), idle()?);
         let counting = async {
             sleep(length / 2).await;
