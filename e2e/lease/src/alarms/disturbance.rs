@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(3);
 /// Longer than a TTL and everything that is waited for after it.
 const STARVED: Duration = Duration::from_secs(12);
-/// Longer than the silence after which sessions are ended in Fast, shorter than a TTL.
-const FROZEN: Duration = Duration::from_secs(5);
+/// Longer than until a leader is followed in Fast (3 s of silence, a fence of 1 s), shorter than a TTL after its last renewal.
+const FROZEN: Duration = Duration::from_secs(6);
 /// A fence of the mode Fast, and the silence after which the server ends a session.
 const SESSION: Duration = Duration::from_secs(3);
 /// Busy backends per core: a backend of an agent has to wait for its turn.
@@ -51,7 +51,7 @@ pub(crate) enum Disturbance {
     Busy,
     /// The leaders get 0.5 % of a core each
     Starved,
-    /// The leaders stand still for 5 s: in Fast that is an alarm, and none of the false ones
+    /// The leaders stand still for 6 s: in Fast that is an alarm, and none of the false ones
     Frozen,
 }
 
