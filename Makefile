@@ -57,7 +57,7 @@ test: ## All tests: lint, unit, e2e; ends with "N passed, N failed"
 
 ## === its parts ===
 
-.PHONY: lint unit e2e e2e-full generate audit bench-lease soak soak-model soak-schedules soak-summary
+.PHONY: lint unit e2e e2e-full generate audit bench-lease soak soak-model soak-schedules soak-summary false-alarms burden burden-hour
 lint: need-build $(DENY) ## Formatting, clippy, generated files, licences and sources of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -103,6 +103,7 @@ SOAK_REPORT ?= $(POLLUX_CACHE)/soak/schedules.jsonl
 SOAK_MINUTES ?= 55
 SOAK_LANES ?= 4
 SOAK_FAULTS ?= all
+# Beside it there are false-alarms and burden: what must do no harm, and what it costs.
 soak: soak-model soak-schedules ## The lease at length: the model with wider bounds, 100,000 simulated schedules, and real ones
 
 # One seed: POLLUX_SEEDS=184..185 cargo test -p pollux-lease --lib simulation
@@ -118,6 +119,19 @@ soak-schedules: need-build need-unit ## Random schedules of faults on a real Pos
 soak-summary: need-build ## What all runs of `make soak-schedules` showed together
 	$(BUILD) --quiet
 	@$(BIN)/pollux-lease-soak summary --report $(SOAK_REPORT)
+
+# ALARMS='--quick' shows in a minute that it works; ALARMS='--only stall2s,busy' is for these rows of the table only.
+false-alarms: need-build need-postgres ## Leaders that are deposed though nobody is dead: there must be none (15 minutes); one JSON object as its last line
+	$(BUILD)
+	@$(BIN)/pollux-lease-soak alarms $(ALARMS)
+
+BURDEN_MINUTES ?= 15
+burden: need-build need-postgres ## What the leases of 100 bots cost the database (BURDEN_MINUTES); one JSON object as its last line
+	$(BUILD)
+	@$(BIN)/pollux-lease-soak burden --minutes $(BURDEN_MINUTES)
+
+burden-hour: BURDEN_MINUTES := 60
+burden-hour: burden ## The same for an hour, which shows more of autovacuum and checkpoints
 
 ## === the testbed ===
 
@@ -140,7 +154,7 @@ clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clus
 
 ## === what the targets bring along ===
 
-.PHONY: need-build need-unit need-libraries need-bench need-cluster
+.PHONY: need-build need-unit need-libraries need-postgres need-bench need-cluster
 need-build:
 	@command -v cc >/dev/null || $(NEED) "gcc=Rust links with it" "libc6-dev=Rust links against it"
 
@@ -155,6 +169,9 @@ need-libraries:
 	@python3 -m pip --version >/dev/null 2>&1 || $(NEED) "python3-pip=fetches psycopg, which a tested program uses"
 	@command -v npm >/dev/null || $(NEED) "npm=fetches pg and typescript, which a tested program uses"
 	@e2e/exactly-once/libraries/install.sh
+
+need-postgres:
+	@$(NEED) "postgresql=the lease is kept in it"
 
 need-bench:
 	@$(NEED) "postgresql=the lease and other electors are kept in it" "pgbouncer=agents behind a transaction pooler"

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(crate) use pollux_lease_soak::failover::Failover;
+
 use crate::contend::Rules;
 
 /// An elector with its settings.
@@ -23,17 +25,6 @@ pub(crate) enum Elector {
         /// In whole seconds.
         ttl: Duration,
     },
-}
-
-/// What ends a leader before its TTL does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failover {
-    /// Nothing.
-    Ttl,
-    /// Its database session.
-    Fast,
-    /// The same, with a fence of 300 ms.
-    Fast300,
 }
 
 /// client-go's three durations.

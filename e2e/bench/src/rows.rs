@@ -27,6 +27,8 @@ pub(crate) enum Row {
     Restart,
     /// One statement for each agent, through PgBouncer
     ScaleSingle,
+    /// One statement for all leases of a process
+    ScaleBatched,
     ClientGoDefault,
     ClientGoFast,
     AdvisoryLock,
@@ -120,7 +122,7 @@ impl Row {
             vec![plan(elector, way, lanes, vec![step(key, fault, full, quick)])]
         };
         match self {
-            Self::Handover | Self::Restart | Self::ScaleSingle => Vec::new(),
+            Self::Handover | Self::Restart | Self::ScaleSingle | Self::ScaleBatched => Vec::new(),
             Self::KillTtl => one(ttl, Way::Direct, (4, 2), "kill_ttl_ms", Fault::Kill, 20, 1),
             Self::StopTtl => one(ttl, Way::Direct, (2, 1), "stop_ttl_ms", Fault::Stop, 15, 1),
             Self::KillTtl3 => one(ttl3, Way::Direct, (3, 2), "kill_ttl3_ms", Fault::Kill, 35, 2),

@@ -14,8 +14,8 @@ use crate::lane::Lane;
 use crate::report::{Key, Report};
 use crate::restart;
 use crate::rows::{Plan, Row, Size};
-use crate::scale;
 use crate::world::{Needs, World};
+use crate::{scale, scale_batched};
 
 /// What one lane found, and how often its leader changed needlessly.
 type Found = (Row, Vec<(&'static str, Figure)>, usize);
@@ -45,8 +45,12 @@ pub(crate) async fn run(rows: &[Row], size: Size) -> Result<(Value, Vec<String>)
         run.note(Row::Restart, done);
     }
     if wanted.contains(&Row::ScaleSingle) {
-        let done = run.scale().await;
+        let done = run.scale_single().await;
         run.note(Row::ScaleSingle, done);
+    }
+    if wanted.contains(&Row::ScaleBatched) {
+        let done = run.scale_batched().await;
+        run.note(Row::ScaleBatched, done);
     }
     eprintln!("\n{}", run.report.table());
     let about = run.about().await?;
@@ -112,11 +116,17 @@ impl Run {
         Ok(())
     }
 
-    async fn scale(&mut self) -> Result<()> {
+    async fn scale_single(&mut self) -> Result<()> {
         self.stage("one statement for each agent, through PgBouncer, alone");
-        self.report.lacks("scale_batched", "the lease has no statement that renews the leases of several bots");
         let entries = scale::single(&self.world, self.size).await?;
         self.report.put(Key::own("scale_single"), json!(entries));
+        Ok(())
+    }
+
+    async fn scale_batched(&mut self) -> Result<()> {
+        self.stage("one statement for all leases of a process, alone");
+        let entries = scale_batched::batched(&self.world, self.size).await?;
+        self.report.put(Key::own("scale_batched"), json!(entries));
         Ok(())
     }
 

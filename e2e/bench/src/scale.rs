@@ -34,8 +34,8 @@ const CONNECTIONS: usize = 64;
 /// Bots of the bench have small numbers.
 const FIRST: i64 = 1_000_000;
 /// Stands in for a token's digest, and is as long.
-const DIGEST: &[u8] = &[7; 32];
-const API: &str = "https://api.telegram.org";
+pub(crate) const DIGEST: &[u8] = &[7; 32];
+pub(crate) const API: &str = "https://api.telegram.org";
 
 const BEGIN: &str = "SELECT count(*) FROM (
     SELECT pollux.beat(b, $3, $4, 'agent-' || b, 1, true, false, $5, '{}') FROM generate_series($1::bigint, $2::bigint) b) s";
@@ -182,12 +182,12 @@ async fn renew_all(client: Client, mut agents: Vec<Agent>, span: Span) -> Result
     Ok(seen)
 }
 
-async fn wal(client: &Client) -> Result<i64> {
+pub(crate) async fn wal(client: &Client) -> Result<i64> {
     let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
-fn who() -> Json<Value> {
+pub(crate) fn who() -> Json<Value> {
     Json(json!({
         "cluster": "bench", "namespace": "bench", "name": "scale", "pod": "scale-6c9f7d5b8-x2x4z",
         "pod_uid": "0b2f4d3e-8a31-4d6f-9a55-6f1c35a1b7c0", "node": "node-1", "revision": "6c9f7d5b8", "locked": true,

@@ -8,13 +8,12 @@ use anyhow::{Context, Result, ensure};
 use pollux_lease::{Database, admin::Admin};
 use pollux_postgres::{Options, Pooler, Server};
 use pollux_testbed::{ApiServer, Stop, Versions, build_module};
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, NoTls};
 
 use crate::contender::PATIENCE;
-use crate::elector::{Elector, Failover, Way};
+use crate::elector::{Elector, Way};
 
 const DATABASE: &str = "bench";
 /// The role of agents, and its password.
@@ -148,14 +147,8 @@ impl World {
         let number = self.elections.fetch_add(1, Ordering::Relaxed);
         let election = Election { elector, way, number };
         if let Elector::Lease { ttl, failover } = elector {
-            let mut setting = json!({"leaseDurationSeconds": ttl.as_secs()});
-            if failover != Failover::Ttl {
-                ensure!(self.fast, "this schema does not know Fast");
-                setting["failover"] = json!("Fast");
-            }
-            if failover == Failover::Fast300 {
-                setting["fast"] = json!({"fenceMilliseconds": 300, "sessionTimeoutMilliseconds": 600});
-            }
+            ensure!(self.fast || !failover.has_sessions(), "this schema does not know Fast");
+            let setting = failover.setting(ttl);
             let put = "SELECT pollux.put_setting('bench', 'bench', $1, 1, NULL, $2)";
             self.client().await?.execute(put, &[&election.name(), &setting]).await?;
         }
@@ -164,7 +157,7 @@ impl World {
 
     /// Waits until a new leader's session counts, where one does.
     pub(crate) async fn established(&self, election: &Election) -> Result<()> {
-        if !matches!(election.elector, Elector::Lease { failover: Failover::Fast | Failover::Fast300, .. }) {
+        if !matches!(election.elector, Elector::Lease { failover, .. } if failover.has_sessions()) {
             return Ok(());
         }
         let (client, deadline) = (self.client().await?, Instant::now() + PATIENCE);

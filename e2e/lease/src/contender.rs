@@ -113,6 +113,10 @@ impl Contender {
         self.frozen
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.id().with_context(|| format!("{} has ended", self.told.name))
+    }
+
     /// Tells it to give the lease to somebody else. [`Self::outcome`] is what became of it.
     pub(crate) async fn order_handover(&mut self) -> Result<()> {
         self.says.write_all(format!("{ORDER}\n").as_bytes()).await.context("ordering a handover")
@@ -169,21 +173,7 @@ impl Contender {
 
 /// What the started process does: takes part until its standard input ends.
 pub(crate) async fn contend(told: Told) -> Result<()> {
-    let replica = Replica {
-        resource: resource(told.bot),
-        pod: told.pod.clone(),
-        pod_uid: format!("uid-of-{}", told.pod),
-        node: format!("node-of-{}", told.pod),
-        revision: "r1".into(),
-    };
-    let lease = Lease::spawn(Config {
-        database_file: told.uri_file,
-        bot: BotKey { bot_id: told.bot, server: SERVER.into() },
-        token: TokenDigest::of(&format!("{}:secret", told.bot)),
-        replica,
-        alive_file: told.alive,
-        default_ttl: TTL,
-    });
+    let lease = Lease::spawn(config(told.uri_file, told.bot, &told.pod, told.alive));
     let overstay = std::env::var(OVERSTAY).map_or(Ok(0), |ms| ms.parse()).context(OVERSTAY)?;
     let recorder = Recorder::new(&told.beliefs, &told.name)?.overstaying(Duration::from_millis(overstay));
     let mut recording = recorder.follow(&lease);
@@ -202,6 +192,25 @@ pub(crate) async fn contend(told: Told) -> Result<()> {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// What an agent in `pod` brings along.
+pub(crate) fn config(uri_file: PathBuf, bot: i64, pod: &str, alive: Option<PathBuf>) -> Config {
+    let replica = Replica {
+        resource: resource(bot),
+        pod: pod.to_owned(),
+        pod_uid: format!("uid-of-{pod}"),
+        node: format!("node-of-{pod}"),
+        revision: "r1".into(),
+    };
+    Config {
+        database_file: uri_file,
+        bot: BotKey { bot_id: bot, server: SERVER.into() },
+        token: TokenDigest::of(&format!("{bot}:secret")),
+        replica,
+        alive_file: alive,
+        default_ttl: TTL,
     }
 }
 

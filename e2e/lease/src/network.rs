@@ -154,7 +154,8 @@ pub(crate) fn loopback_up() -> Result<()> {
     ip("link set lo up")
 }
 
-fn dies_with_us() -> Command {
+/// The beginning of a command that dies with this process.
+pub(crate) fn dies_with_us() -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     command

@@ -12,6 +12,10 @@ use std::time::Duration;
 use pollux_lease::{BootInstant, Lease, Role, View};
 use tokio::task::JoinHandle;
 
+mod lapses;
+
+pub use lapses::{Lapse, Lapses};
+
 /// A line is shorter than this, and so are two.
 const LINES: u64 = 256;
 

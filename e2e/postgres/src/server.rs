@@ -127,6 +127,14 @@ impl Server {
         Ok(())
     }
 
+    /// Whether this module can be named in `shared_preload_libraries`: not every package of PostgreSQL has all of them.
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed.
+    pub fn has_module(name: &str) -> Result<bool> {
+        Ok(find_binaries()?.with_file_name("lib").join(name).with_extension("so").exists())
+    }
+
     /// The superuser's URI, for database `postgres`.
     pub fn uri(&self) -> String {
         self.uri_for("postgres", self.port)

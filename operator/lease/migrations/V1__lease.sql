@@ -492,6 +492,62 @@ BEGIN
     RETURN pollux.answer(renewed, t, b, s, me);
 END $$;
 
+-- The holder of many leases goes on for `ttl` with all of them: one statement, one commit. Returned are those that were renewed,
+-- with their new number; why another one was not, a renewal of its own says. So does the first renewal in an epoch and in an
+-- incarnation of the server, which means more than going on. `key` and `fence` are of one session for all of them.
+CREATE FUNCTION pollux.renew_all(bots bigint[], s text, digests bytea[], me text, known text, epochs bigint[], seqs bigint[],
+                                 ttl integer, key bigint, fence integer, numbers bigint[])
+RETURNS TABLE (bot bigint, seq bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t      text := pollux.tenant();
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    PERFORM pollux.durably();
+    RETURN QUERY
+    WITH asked AS (
+        SELECT * FROM unnest(bots, digests, epochs, seqs, numbers) AS a (bot_id, digest, epoch, renew_seq, beat)
+    ), renewed AS (
+        UPDATE pollux.lease l
+           SET renew_seq = l.renew_seq + 1, ttl_ms = ttl, session_key = key, session_fence_ms = fence,
+               expires_at = now_at + ttl * interval '1 ms'
+          FROM asked a
+         WHERE l.tenant = t AND l.bot_id = a.bot_id AND l.server = s AND l.holder = me
+           AND l.epoch = a.epoch AND l.renew_seq = a.renew_seq AND l.token_digest = a.digest
+           AND l.incarnation = known AND known = pollux.incarnation() AND l.grant_beat IS NULL AND l.release IS NULL
+        RETURNING l.bot_id, l.renew_seq, a.beat
+    ), beaten AS (
+        UPDATE pollux.candidate c SET beat = r.beat, beat_at = now_at
+          FROM renewed r
+         WHERE c.tenant = t AND c.bot_id = r.bot_id AND c.server = s AND c.id = me AND c.beat < r.beat
+    )
+    SELECT r.bot_id, r.renew_seq FROM renewed r;
+END $$;
+
+-- A sign of life of the candidate for many leases, and a look at each: its epoch, number and holder. Bots whose token is another
+-- one, and agents that are not registered, are left out.
+CREATE FUNCTION pollux.beat_all(bots bigint[], s text, digests bytea[], me text, numbers bigint[])
+RETURNS TABLE (bot bigint, epoch bigint, seq bigint, holder text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    t      text := pollux.tenant();
+    now_at timestamptz := clock_timestamp();
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN QUERY
+    WITH asked AS (
+        SELECT * FROM unnest(bots, digests, numbers) AS a (bot_id, digest, beat)
+    ), beaten AS (
+        UPDATE pollux.candidate c SET beat = a.beat, beat_at = now_at
+          FROM asked a
+          JOIN pollux.lease l ON l.tenant = t AND l.bot_id = a.bot_id AND l.server = s AND l.token_digest = a.digest
+         WHERE c.tenant = t AND c.bot_id = a.bot_id AND c.server = s AND c.id = me AND c.beat < a.beat
+        RETURNING l.bot_id, l.epoch, l.renew_seq, l.holder
+    )
+    SELECT b.bot_id, b.epoch, b.renew_seq, b.holder FROM beaten b;
+END $$;
+
 -- Takes a lease that nobody holds.
 CREATE FUNCTION pollux.acquire(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, ttl integer) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

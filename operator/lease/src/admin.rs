@@ -47,7 +47,7 @@ BEGIN
     REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pollux FROM PUBLIC;
     GRANT USAGE ON SCHEMA pollux TO pollux_agent;
     FOR f IN SELECT oid FROM pg_proc
-              WHERE pronamespace = 'pollux'::regnamespace AND proname IN ('protocol', 'look', 'beat', 'renew', 'acquire', 'takeover',
+              WHERE pronamespace = 'pollux'::regnamespace AND proname IN ('protocol', 'look', 'beat', 'beat_all', 'renew', 'renew_all', 'acquire', 'takeover',
                     'expect_handover', 'handover', 'depart', 'gap', 'rotate')
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pollux_agent', f);
