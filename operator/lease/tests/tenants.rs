@@ -282,7 +282,8 @@ async fn agents_execute_what_agents_execute_and_nothing_else() {
     let allowed = "SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc
                     WHERE pronamespace = 'pollux'::regnamespace AND has_function_privilege($1::text, oid, 'EXECUTE')";
     let row = two.owner.query_one(allowed, &[&login(&two.db, "y").user()]).await.unwrap();
-    let said = "acquire beat depart expect_handover gap handover look protocol renew rotate takeover";
+    let said =
+        "acquire beat beat_all depart expect_handover gap handover look protocol renew renew_all rotate takeover";
     assert_eq!(row.get::<_, String>(0), said);
     two.only_the_owner("SELECT pollux.enter_incarnation('x')").await;
     two.only_the_owner("CREATE FUNCTION pollux.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
