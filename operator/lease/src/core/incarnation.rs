@@ -47,7 +47,8 @@ impl Core {
     fn vouches(&self, now: BootInstant) -> bool {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return false };
         let kept = row.epoch > self.ended || self.not_given_yet(row.epoch);
-        let holds = self.confirmed.is_some_and(|last| last.epoch == row.epoch && now < last.fence);
+        // The session's fence, too: after it a candidate may have been granted the lease on the session's end.
+        let holds = self.confirmed.is_some_and(|last| last.epoch == row.epoch && now < self.effective(last));
         kept && holds || !self.keeps(Rule::VouchedWithinTheFence)
     }
 

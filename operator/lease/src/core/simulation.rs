@@ -47,6 +47,8 @@ const STAYS: Duration = Duration::from_secs(8);
 /// What agents are started with; the setting changes it, also downwards.
 const TTL: Duration = Duration::from_secs(3);
 const SLOTS: usize = 4;
+/// Nobody has so much to do in one moment.
+const SPINS: usize = 1000;
 
 /// What is wrong with a driver, its core or its server.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,26 +124,14 @@ impl Simulation {
     fn tell(mut self) -> Story {
         let faults = Faults::draw(&mut self);
         self.plan(faults::pause(&self), Plan::Strike);
-        let end = FAULTY;
-        while let Some(entry) = self.plans.first_entry().filter(|entry| entry.key().0 < end) {
-            let ((at, _), plan) = entry.remove_entry();
-            self.run(at);
-            match plan {
-                Plan::Strike => {
-                    faults.strike(&mut self);
-                    self.plan(faults::pause(&self), Plan::Strike);
-                }
-                plan => self.carry_out(plan),
-            }
-        }
-        self.run(end);
+        self.suffer(&faults);
         self.calm_down();
-        self.run(end + SETTLES);
+        self.run(FAULTY + SETTLES);
         let before = self.net().leaders();
         if before.len() != 1 {
             self.net().violated(|net| format!("I9: nobody leads: {:?}", net.server.row));
         }
-        self.run(end + SETTLES + STAYS);
+        self.run(FAULTY + SETTLES + STAYS);
         let after = self.net().leaders();
         if before != after {
             self.net().violated(|_| format!("I10: {before:?} led, and now {after:?}"));
@@ -151,10 +141,35 @@ impl Simulation {
         Story { violation: net.seen.violation.take(), epochs: net.seen.leaders.len(), trace: net.take_trace() }
     }
 
+    fn suffer(&mut self, faults: &Faults) {
+        while let Some(entry) = self.plans.first_entry().filter(|entry| entry.key().0 < FAULTY) {
+            let ((at, _), plan) = entry.remove_entry();
+            self.run(at);
+            if self.net().seen.violation.is_some() {
+                return;
+            }
+            match plan {
+                Plan::Strike => {
+                    faults.strike(self);
+                    self.plan(faults::pause(self), Plan::Strike);
+                }
+                plan => self.carry_out(plan),
+            }
+        }
+        self.run(FAULTY);
+    }
+
     /// Lets time go on until `end`.
     fn run(&mut self, end: Duration) {
         loop {
-            while self.poll() {}
+            let mut polls = 0;
+            while self.poll() {
+                polls += 1;
+                if polls > SPINS {
+                    self.net().violated(|_| "somebody is busy with nothing".to_owned());
+                    return;
+                }
+            }
             let mut net = self.net();
             if net.seen.violation.is_some() {
                 return;
