@@ -275,7 +275,9 @@ impl<W: World> Driver<W> {
             return Vec::new();
         }
         self.probe = Probe::Unheard;
-        warn!("notifications do not arrive: a transaction pooler is on the way; use its session mode, or the server itself");
+        warn!(
+            "notifications do not arrive: a transaction pooler is on the way; use its session mode, or the server itself"
+        );
         vec![Event::Blind]
     }
 
@@ -292,12 +294,7 @@ impl<W: World> Driver<W> {
         }
     }
 
-    fn called(
-        &mut self,
-        result: Result<Answer, Error>,
-        link: &mut Link<W::Session>,
-        now: BootInstant,
-    ) -> Vec<Event> {
+    fn called(&mut self, result: Result<Answer, Error>, link: &mut Link<W::Session>, now: BootInstant) -> Vec<Event> {
         let Link::Up { sent, .. } = link else { return Vec::new() };
         let Some((call, at)) = sent.take() else { return Vec::new() };
         let took = now - at;

@@ -201,7 +201,16 @@ impl Net {
             let (news, heard) = mpsc::channel(UNREAD);
             let id = net.lines.len();
             let backend = net.backend();
-            let line = Line { process: n, kind, backend, news, heard: net.now, ended: false, to_server: true, to_client: true };
+            let line = Line {
+                process: n,
+                kind,
+                backend,
+                news,
+                heard: net.now,
+                ended: false,
+                to_server: true,
+                to_client: true,
+            };
             net.lines.push(line);
             net.note(|net| format!("{} has line {id} {kind:?}", net.name(n)));
             if tx.send(Ok((id, heard))).is_err() {
@@ -308,7 +317,9 @@ impl Net {
             if !found {
                 let me = net.name(n).to_owned();
                 net.after(back, move |net| {
-                    for id in net.lines_of(n).into_iter().filter(|id| net.lines[*id].kind == Kind::Work).collect::<Vec<_>>() {
+                    for id in
+                        net.lines_of(n).into_iter().filter(|id| net.lines[*id].kind == Kind::Work).collect::<Vec<_>>()
+                    {
                         net.tell(id, me.clone());
                     }
                 });
@@ -363,7 +374,10 @@ impl Net {
         let (answer, woken) = self.server.carry_out(moment, &who, &statement);
         self.note(|net| {
             let row = &net.server.row;
-            format!("{}: {:?} {} -> {} {} {:?}", who.id, statement.call, answer.done, row.epoch, row.renew_seq, row.holder)
+            format!(
+                "{}: {:?} {} -> {} {} {:?}",
+                who.id, statement.call, answer.done, row.epoch, row.renew_seq, row.holder
+            )
         });
         self.judge(&before, &who.id, &statement, answer.done);
         if woken {
@@ -392,7 +406,9 @@ impl Net {
     pub(super) fn restart(&mut self, forgets: bool) {
         self.incarnation += 1;
         self.down_until = self.now + self.millis(1..4000);
-        self.note(|net| format!("the server restarts ({}), up at {:?}", if forgets { "forgets" } else { "knows" }, net.down_until));
+        self.note(|net| {
+            format!("the server restarts ({}), up at {:?}", if forgets { "forgets" } else { "knows" }, net.down_until)
+        });
         if forgets && !self.past.is_empty() {
             let index = self.random.random_range(0..self.past.len());
             // Settings are what the controller says, and it says them again.
