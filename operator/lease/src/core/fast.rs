@@ -6,6 +6,7 @@
 //!   on that session **was sent** that was answered, by the very backend that has the lock (behind a pooler that nobody noticed it
 //!   may be another one, which proves nothing). It is bound like this until a renewal without a key is confirmed: then the
 //!   TTL's fence alone counts again. It never goes from one key to the next directly.
+//!   A session that another backend answers is as good as ended; nothing is asked on it any more.
 //! * The server ends the session when it is silent for some time (three times F, if nothing else is set), or at once when its connection is closed, and with it the lock.
 //! * Candidates try the row's lock a few times a second; they never wait for it, because a blocked waiter would be granted
 //!   it even while frozen, and would pin old rows. Every answered heartbeat was sent before the lock was free, so the fence of the old
@@ -161,7 +162,7 @@ impl Core {
     pub(super) fn told(&mut self, told: Told, now: BootInstant) {
         let Some((ask, sent)) = self.lane.asked.take() else { return };
         match ask {
-            Ask::Beat => self.beaten(told, sent),
+            Ask::Beat => self.beaten(told, sent, now),
             Ask::Try { key } if Some(key) == self.lane.offer => {
                 let locked = Locked { key, backend: told.backend, alive: sent };
                 self.lane.locked = told.granted.then_some(locked);
@@ -174,11 +175,12 @@ impl Core {
         }
     }
 
-    fn beaten(&mut self, told: Told, sent: BootInstant) {
+    fn beaten(&mut self, told: Told, sent: BootInstant, now: BootInstant) {
         let Some(locked) = &mut self.lane.locked else { return };
         let same = locked.backend == told.backend;
         if !same && self.keeps(Rule::TheSameBackend) {
-            return;
+            // The lock cannot be reached any more. Renewals that went on naming it would keep the lease, and nobody would lead.
+            return self.lane_down(now);
         }
         let Some(locked) = &mut self.lane.locked else { return };
         locked.alive = sent;

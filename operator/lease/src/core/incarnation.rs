@@ -116,8 +116,9 @@ mod tests {
 
         /// The server is away for this time and comes back as another one.
         fn outage(&mut self, time: Duration) {
-            self.step(Event::LaneDown);
-            self.core.step(Event::Down { error: "cut".into() }, self.now());
+            for lost in [Event::Down { error: "cut".into() }, Event::LaneDown] {
+                self.core.step(lost, self.now());
+            }
             self.at.now += time;
             self.at.incarnation += 1;
             self.step(Event::Up { wakes: true });

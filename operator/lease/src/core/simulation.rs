@@ -218,7 +218,7 @@ impl Simulation {
     }
 
     /// The slot that a process is in, if no other one is on its way there.
-    fn to_be_replaced(&mut self, n: usize) -> Option<usize> {
+    fn ending(&mut self, n: usize) -> Option<usize> {
         let slot = self.slots.iter().position(|slot| slot.process == n && !slot.ends)?;
         self.slots[slot].ends = true;
         Some(slot)

@@ -93,7 +93,7 @@ fn restart_in_the_pod(simulation: &mut Simulation, n: usize) {
 
 /// A second process begins in the pod, and the first one is not dead yet.
 fn twin(simulation: &mut Simulation, n: usize) {
-    let Some(slot) = simulation.to_be_replaced(n) else { return };
+    let Some(slot) = simulation.ending(n) else { return };
     simulation.start(slot, false);
     let pause = simulation.net().millis(0..6000);
     simulation.plan(pause, Plan::Kill(n));
@@ -104,7 +104,7 @@ fn new_pod(simulation: &mut Simulation, n: usize) {
 }
 
 fn replace(simulation: &mut Simulation, n: usize, new_pod: bool) {
-    if let Some(slot) = simulation.to_be_replaced(n) {
+    if let Some(slot) = simulation.ending(n) {
         simulation.kill(n);
         let pause = simulation.net().millis(0..1500);
         simulation.plan(pause, Plan::Start { slot, new_pod });
@@ -212,7 +212,7 @@ fn hand_over(simulation: &mut Simulation, n: usize) {
 }
 
 fn leave(simulation: &mut Simulation, n: usize) {
-    let Some(slot) = simulation.to_be_replaced(n) else { return };
+    let Some(slot) = simulation.ending(n) else { return };
     simulation.say(n, Command::Leave);
     let (done, _) = oneshot::channel();
     simulation.say(n, Command::HandOver(HandOver::new(Reason::PodDeleted), done));
