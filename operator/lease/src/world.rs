@@ -49,8 +49,8 @@ pub(crate) trait World: Send + Sync + 'static {
     /// Opens the session for statements, which hears notifications about the caller's bot.
     fn open(&self, caller: &Caller, patience: Duration) -> Pending<Open<Self::Session>>;
 
-    /// Carries a statement out: it is on its way when this is polled first. After [`Error::Deadline`] and [`Error::Away`] it
-    /// is not known whether it was carried out; the session is of no use any more.
+    /// Carries a statement out. It may be on its way as soon as this returns, and at the latest when it is polled first. After
+    /// [`Error::Deadline`] and [`Error::Away`] it is not known whether it was carried out; the session is of no use any more.
     fn carry_out(
         &self,
         on: &Arc<Self::Session>,

@@ -250,3 +250,24 @@ impl Core {
         Call::Takeover { epoch, renew_seq, evidence: Evidence::Session, ttl: self.ttl(), vacate: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Event;
+    use crate::core::incarnation::tests::Holder;
+
+    /// A pooler that nobody noticed has gone on with another backend. The row must not go on naming a session that nothing
+    /// more is heard of.
+    #[test]
+    fn a_holder_whose_heartbeat_another_backend_answers_leads_on_without_its_session() {
+        let mut holder = Holder::leading();
+        holder.at.now += Duration::from_millis(300);
+        let asked = holder.core.step(Event::Tick, holder.now());
+        assert!(asked.contains(&Action::Ask(Ask::Beat)), "{asked:?}");
+        holder.step(Event::Told(Told { granted: true, backend: 2 }));
+        assert_eq!(holder.server.row.session, None);
+        holder.at.now += Duration::from_millis(1500);
+        assert!(holder.leads());
+    }
+}

@@ -60,7 +60,7 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;
 
@@ -69,15 +69,15 @@ mod tests {
     use super::*;
     use crate::identity::{HolderId, Replica};
 
-    struct Holder {
-        core: Core,
-        server: Server,
-        at: Moment,
+    pub(in crate::core) struct Holder {
+        pub(in crate::core) core: Core,
+        pub(in crate::core) server: Server,
+        pub(in crate::core) at: Moment,
     }
 
     impl Holder {
         /// It leads, in Fast, with a TTL of 10 s, and has just been answered on its session.
-        fn leading() -> Self {
+        pub(in crate::core) fn leading() -> Self {
             let me = Me { id: HolderId::named("me"), replica: Replica::default(), file_lock: false };
             let core = Core::new(me, Duration::from_secs(10));
             let at = Moment { now: Duration::from_secs(100), incarnation: 1, without: None };
@@ -91,16 +91,16 @@ mod tests {
             holder
         }
 
-        fn now(&self) -> BootInstant {
+        pub(in crate::core) fn now(&self) -> BootInstant {
             BootInstant::from_boot(self.at.now)
         }
 
-        fn leads(&self) -> bool {
+        pub(in crate::core) fn leads(&self) -> bool {
             self.core.role().may_poll(self.now())
         }
 
         /// Whatever it asks is answered at once.
-        fn step(&mut self, event: Event) {
+        pub(in crate::core) fn step(&mut self, event: Event) {
             let who = Asker { id: "me".into(), replica: Replica::default() };
             let mut events = VecDeque::from([event]);
             while let Some(event) = events.pop_front() {

@@ -410,6 +410,7 @@ fn rules_are_missed_here_as_they_are_in_the_model() {
         Rule::NotificationsGrantNothing,
         Rule::SilenceOfTheWrittenTtl,
         Rule::ThePodsLock,
+        Rule::EligibleOnly,
         Rule::SessionFenceIsWaitedOut,
         Rule::BoundByTheSession,
         Rule::IncarnationIsCompared,
@@ -421,6 +422,6 @@ fn rules_are_missed_here_as_they_are_in_the_model() {
         Rule::EpochAboveTheForgotten,
     ];
     for rule in rules {
-        found_out(Broken { driver: None, without: Some(rule) }, &["I1", "I2", "I3", "I4", "I7"]);
+        found_out(Broken { driver: None, without: Some(rule) }, &["I1", "I2", "I3", "I4", "I7", "I11"]);
     }
 }

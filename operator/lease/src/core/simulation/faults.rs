@@ -6,7 +6,7 @@ use rand::RngExt;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::net::{Kind, Pooler};
+use super::net::{Kind, Line, Net, Pooler};
 use super::{Plan, Simulation};
 use crate::identity::TokenDigest;
 use crate::lease::Command;
@@ -149,12 +149,12 @@ fn end_lock_session(simulation: &mut Simulation, _: usize) {
 }
 
 fn exchange(simulation: &mut Simulation, _: usize) {
-    of_lock(simulation, super::net::Net::exchange);
+    of_lock(simulation, Net::exchange);
 }
 
-fn of_lock(simulation: &mut Simulation, deed: fn(&mut super::net::Net, usize)) {
+fn of_lock(simulation: &mut Simulation, deed: fn(&mut Net, usize)) {
     let mut net = simulation.net();
-    let is_lock = |line: &super::net::Line| !line.ended && matches!(line.kind, Kind::Lock { .. });
+    let is_lock = |line: &Line| !line.ended && matches!(line.kind, Kind::Lock { .. });
     let locks: Vec<_> = (0..net.lines.len()).filter(|id| is_lock(&net.lines[*id])).collect();
     if !locks.is_empty() {
         let index = net.random.random_range(0..locks.len());

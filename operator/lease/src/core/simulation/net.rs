@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
 
-use super::oracle::Process;
+use super::oracle::{Process, Seen};
 use crate::core::server::{Asker, Moment, Server};
 use crate::core::{Answer, Ask, Rule, Statement, Told};
 use crate::error::Error;
@@ -40,7 +40,7 @@ pub(super) struct Net {
     locks: BTreeMap<i64, (i32, u32)>,
     pub(super) pooler: Pooler,
     // what was seen
-    pub(super) seen: super::oracle::Seen,
+    pub(super) seen: Seen,
     trace: Option<Vec<String>>,
 }
 
@@ -107,7 +107,7 @@ impl Net {
             past: VecDeque::new(),
             locks: BTreeMap::new(),
             pooler: Pooler::None,
-            seen: super::oracle::Seen::default(),
+            seen: Seen::default(),
             trace: traced.then(Vec::new),
         }
     }
@@ -237,7 +237,9 @@ impl Net {
         let pause = (self.lines[id].heard + silence).saturating_sub(self.now);
         self.after(pause, move |net| {
             if net.lines[id].ended {
-            } else if net.lines[id].heard + silence <= net.now {
+                return;
+            }
+            if net.lines[id].heard + silence <= net.now {
                 net.note(|_| format!("line {id} was silent"));
                 net.end(id);
             } else {

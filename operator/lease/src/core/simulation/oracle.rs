@@ -141,6 +141,10 @@ impl Net {
                 self.violated(|_| format!("I2: an epoch again: {after:?} after {last}"));
             }
             self.seen.last = after.epoch;
+            let eligible = self.server.setting.as_ref().and_then(|setting| setting.eligible.as_ref());
+            if eligible.is_some_and(|list| !list.contains(&after.replica.revision)) {
+                self.violated(|_| format!("I11: {:?} may not lead", after.holder));
+            }
         }
         let leaders = self.leaders();
         if !leaders.is_empty() {
