@@ -107,8 +107,8 @@ SOAK_FAULTS ?= all
 soak: soak-model soak-schedules ## The lease at length: the model with wider bounds, 100,000 simulated schedules, and real ones
 
 # One seed: POLLUX_SEEDS=184..185 cargo test -p pollux-lease --lib simulation
-soak-model: need-build ## The model with two deviations of each schedule, and 100,000 simulated schedules
-	@$(STAGE) "simulation" 3600 env POLLUX_SEEDS=0..100000 cargo test --release -p pollux-lease --lib core::simulation -- --nocapture
+soak-model: need-build ## The model with two deviations of each schedule, and 100,000 simulated schedules of the driver under faults
+	@$(STAGE) "simulation" 3600 env POLLUX_SEEDS=0..100000 cargo test --release -p pollux-lease --lib core::simulation::at_no_instant -- --nocapture
 	@$(STAGE) "model" 3600 env POLLUX_DEVIATIONS=2 cargo test --release -p pollux-lease --lib hold -- --nocapture --test-threads 1
 
 soak-schedules: need-build need-unit ## Random schedules of faults on a real PostgreSQL, from the last seed on, for an hour (SOAK_MINUTES)

@@ -133,14 +133,16 @@ impl Hub {
         let rows =
             "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY 1";
         let rows = owner.query(rows, &[&first, &(first + SHARE - 1)]).await?;
+        let me = format!("{}-{}", if holds { "holder" } else { "standby" }, first / SHARE);
+        let beat = owner.query_one("SELECT max(beat) FROM pollux.candidate WHERE id = $1", &[&me]).await?;
         Ok(Self {
             client: connect(&world.agent_uri(world.server().port())).await?,
-            me: format!("{}-{}", if holds { "holder" } else { "standby" }, first / SHARE),
+            me,
             bots: rows.iter().map(|row| row.get(0)).collect(),
             epochs: rows.iter().map(|row| row.get(1)).collect(),
             seqs: rows.iter().map(|row| row.get(2)).collect(),
             incarnation: rows.first().context("there is no lease")?.get(3),
-            beat: rows.iter().map(|row| row.get::<_, i64>(2)).max().unwrap_or_default(),
+            beat: beat.get(0),
             holds,
         })
     }

@@ -1,59 +1,64 @@
 //! Carries out what the protocol wants: connects, sends, sleeps, and tells everybody who waits.
+//!
+//! It is one future: what is under way is polled with it and given up by dropping it, so whoever does not poll it has frozen the
+//! whole process, and whoever drops it has killed it.
 
-use std::future::pending;
-use std::path::{Path, PathBuf};
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use pollux_clock::BootInstant;
+use rand::RngExt;
+use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::core::{Action, Answer, Call, Core, Event, Statement};
 use crate::error::Error;
-use crate::filelock::FileLock;
+use crate::flaw::Flaw;
 use crate::lane::Lane;
 use crate::lease::Command;
 use crate::metrics::Metrics;
-use crate::session::{News, Session, read_file};
+use crate::session::News;
 use crate::statements::{Caller, name};
 use crate::view::{DatabaseState, HandedOver, Role, View};
+use crate::world::{Open, Pending, World};
 
 /// How long signing off may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// What the schema takes is twice this: its text is spaced more widely.
 const LONGEST_REPORT: usize = 8 * 1024;
-/// How long trying whether notifications arrive may take. It is in nobody's way.
-const ECHO: Duration = Duration::from_secs(30);
 /// How often a file lock that somebody has is tried.
 const LOCK_AGAIN: Duration = Duration::from_millis(100);
 
-pub(crate) struct Driver {
+pub(crate) struct Driver<W: World> {
+    pub(crate) world: W,
+    pub(crate) random: StdRng,
     pub(crate) core: Core,
     pub(crate) caller: Caller,
-    pub(crate) database_file: PathBuf,
-    pub(crate) alive_file: Option<PathBuf>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) view: watch::Sender<View>,
     pub(crate) metrics: Metrics,
-    pub(crate) lock: Option<FileLock>,
+    /// The pod's file lock is ours.
+    pub(crate) locked: bool,
     pub(crate) waiting: Vec<oneshot::Sender<HandedOver>>,
     pub(crate) ending: Vec<oneshot::Sender<()>>,
-    pub(crate) end_by: Option<Instant>,
+    pub(crate) end_by: Option<BootInstant>,
     pub(crate) attempts: u32,
     pub(crate) probe: Probe,
-    pub(crate) lane: Lane,
-    pub(crate) own: mpsc::WeakUnboundedSender<Command>,
+    pub(crate) lane: Lane<W::Session>,
+    #[cfg(test)]
+    pub(crate) flaw: Option<Flaw>,
 }
 
 /// Whether notifications arrive. Nothing but trying tells: a pooler that gives each transaction another connection takes the
 /// LISTEN, and what it is told reaches whoever happens to have that connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
-    /// Not known yet.
-    Open,
+    /// Tried with the next connection.
+    Wanted,
+    /// One is sent on a connection of its own.
+    Sent(Pending<bool>),
     /// One arrived.
     Heard,
     /// The one that was sent did not.
@@ -61,28 +66,22 @@ pub(crate) enum Probe {
 }
 
 /// The way to PostgreSQL.
-enum Link {
+enum Link<S> {
     /// There is none; try again at this time.
-    Down(Instant),
+    Down(BootInstant),
     /// One is being made.
-    Opening(JoinHandle<Result<Open, Error>>),
+    Opening(Pending<Open<S>>),
     /// There is one, and perhaps a statement under way on it.
-    Up {
-        session: Arc<Session>,
-        news: mpsc::Receiver<News>,
-        call: Option<JoinHandle<Result<Answer, Error>>>,
-        sent: Option<(Call, BootInstant)>,
-    },
+    Up { session: Arc<S>, news: mpsc::Receiver<News>, call: Option<Pending<Answer>>, sent: Option<(Call, BootInstant)> },
 }
 
-type Open = (Session, mpsc::Receiver<News>);
-
 /// What the driver waited for.
-enum Happened {
+enum Happened<S> {
     Command(Option<Command>),
-    Opened(Result<Open, Error>),
+    Opened(Result<Open<S>, Error>),
     News(Option<News>),
     Called(Box<Result<Answer, Error>>),
+    Probed(Result<bool, Error>),
     Lane(Event),
     Time,
     End,
@@ -90,34 +89,39 @@ enum Happened {
 
 // === impl Driver ===
 
-impl Driver {
+impl<W: World> Driver<W> {
     /// Runs until it is told to end, or until nobody holds the handle any more.
     pub(crate) async fn run(mut self) {
-        let mut link = Link::Down(Instant::now());
+        let mut link = Link::Down(self.world.now());
         loop {
-            let happened = self.wait(&mut link).await;
+            let before = self.world.now();
+            let happened = self.wait(&mut link, before).await;
+            // Afterwards: an answer that comes to a process which was frozen shows a row that is younger than the freeze.
+            let now = if self.has(Flaw::ClockReadBeforeTheWait) { before } else { self.world.now() };
             let events = match happened {
                 Happened::End => break,
-                Happened::Command(command) => self.command(command),
+                Happened::Command(command) => self.command(command, now),
                 Happened::Opened(result) => self.opened(result, &mut link),
                 Happened::News(news) => self.news(news, &mut link),
-                Happened::Called(result) => self.called(*result, &mut link),
+                Happened::Called(result) => self.called(*result, &mut link, now),
+                Happened::Probed(result) => self.probed(result, &link),
                 Happened::Lane(event) => vec![event],
-                Happened::Time => self.time(&mut link),
+                Happened::Time => self.time(&mut link, now),
             };
             let mut done = false;
             for event in events {
-                done |= self.step(event, &mut link);
+                done |= self.step(event, &mut link, now);
             }
-            if let Some(event) = self.lane.want(self.core.lane_wanted(), &self.database_file) {
-                done |= self.step(event, &mut link);
+            if let Some(event) = self.lane.want(self.core.lane_wanted(), &self.world, now) {
+                done |= self.step(event, &mut link, now);
             }
             if done {
                 break;
             }
         }
+        let at = self.world.now();
         self.view.send_modify(|view| {
-            view.at = BootInstant::now();
+            view.at = at;
             view.role = Role::Standby;
         });
         for waiting in self.waiting.drain(..) {
@@ -128,50 +132,50 @@ impl Driver {
         }
     }
 
-    async fn wait(&mut self, link: &mut Link) -> Happened {
-        let wake = self.core.wake_at().map(|at| Instant::now() + (at - BootInstant::now()));
-        let wake = if self.lock_wanted() {
-            Some(wake.unwrap_or_else(|| Instant::now() + LOCK_AGAIN).min(Instant::now() + LOCK_AGAIN))
-        } else {
-            wake
+    async fn wait(&mut self, link: &mut Link<W::Session>, now: BootInstant) -> Happened<W::Session> {
+        let lock = self.lock_wanted().then(|| now + LOCK_AGAIN);
+        let again = match link {
+            Link::Down(at) => Some(*at),
+            _ => None,
         };
-        let wake = match link {
-            Link::Down(at) => Some(wake.map_or(*at, |wake| wake.min(*at))),
-            _ => wake,
-        };
-        let wake = [wake, self.lane.due()].into_iter().flatten().min();
-        let end_by = self.end_by;
-        let Self { commands, lane, .. } = self;
+        let wake = [self.core.wake_at(), lock, again, self.lane.due()].into_iter().flatten().min();
+        let Self { world, random, commands, lane, probe, end_by, .. } = self;
         tokio::select! {
             biased;
-            () = until(end_by) => Happened::End,
+            () = until(world, *end_by) => Happened::End,
             // Before the statements: a heartbeat is what a leader lives by.
-            event = lane.next() => Happened::Lane(event),
+            event = lane.next(world, random) => Happened::Lane(event),
             happened = connection(link) => happened,
+            pooled = echo(probe) => Happened::Probed(pooled),
             command = commands.recv() => Happened::Command(command),
-            () = until(wake) => Happened::Time,
+            () = until(world, wake) => Happened::Time,
         }
     }
 
     /// Returns whether everything is over.
-    fn step(&mut self, event: Event, link: &mut Link) -> bool {
-        let now = BootInstant::now();
+    fn step(&mut self, event: Event, link: &mut Link<W::Session>, now: BootInstant) -> bool {
         let before = self.core.role();
         let actions = self.core.step(event, now);
-        self.publish(before, now);
+        if !self.has(Flaw::ViewAfterTheActions) {
+            self.publish(before, now);
+        }
+        let mut done = false;
         for action in actions {
             match action {
-                Action::Done => return true,
+                Action::Done => done = true,
                 Action::Settle(outcome) => {
                     for waiting in self.waiting.drain(..) {
                         let _ = waiting.send(outcome.clone());
                     }
                 }
-                Action::Send(statement) => self.send(statement, now, link),
-                Action::Ask(ask) => self.lane.ask(ask),
+                Action::Send(statement) => self.send(&statement, now, link),
+                Action::Ask(ask) => self.lane.ask(ask, &self.world),
             }
         }
-        false
+        if self.has(Flaw::ViewAfterTheActions) {
+            self.publish(before, now);
+        }
+        done
     }
 
     /// Before anything is sent: an order that gives the lease away must find the role given up (I7).
@@ -190,7 +194,10 @@ impl Driver {
                 (_, DatabaseState::Down { error, .. }) if said.0 != said.1 => warn!(%error, "the lease database"),
                 _ => {}
             }
-            let changed = *old != View { at: old.at, ..view.clone() };
+            let mut changed = *old != View { at: old.at, ..view.clone() };
+            if self.has(Flaw::RenewalsUnpublished) {
+                changed &= old.role.epoch() != view.role.epoch();
+            }
             if changed {
                 *old = view;
             }
@@ -198,16 +205,16 @@ impl Driver {
         });
     }
 
-    fn send(&self, statement: Statement, now: BootInstant, link: &mut Link) {
-        let Link::Up { session, call: running, sent, .. } = link else { return };
-        let (session, caller, patience) = (session.clone(), self.caller.clone(), self.core.patience());
+    fn send(&self, statement: &Statement, now: BootInstant, link: &mut Link<W::Session>) {
+        let Link::Up { session, call, sent, .. } = link else { return };
+        let patience = if self.has(Flaw::NoDeadline) { Duration::from_hours(1) } else { self.core.patience() };
         *sent = Some((statement.call.clone(), now));
-        *running = Some(tokio::spawn(async move { caller.run(&session, &statement, patience).await }));
+        *call = Some(self.world.carry_out(session, &self.caller, statement, patience));
     }
 
     // === what happened ===
 
-    fn command(&mut self, command: Option<Command>) -> Vec<Event> {
+    fn command(&mut self, command: Option<Command>, now: BootInstant) -> Vec<Event> {
         vec![match command {
             Some(Command::Ready(ready)) => Event::Ready(ready),
             Some(Command::Report(report)) => {
@@ -232,63 +239,54 @@ impl Driver {
             }
             Some(Command::Leave) => Event::Leave,
             Some(Command::FirstPoll(at)) => Event::FirstPoll(at),
-            Some(Command::Probed(pooled)) => {
-                if !pooled && self.probe == Probe::Heard {
-                    return Vec::new();
-                }
-                self.probe = Probe::Unheard;
-                warn!(
-                    "notifications do not arrive: a transaction pooler is on the way; use its session mode, or the server itself"
-                );
-                Event::Blind
-            }
             Some(Command::Shutdown(done)) => {
                 self.ending.push(done);
-                self.end_by.get_or_insert(Instant::now() + GOODBYE);
+                self.end_by.get_or_insert(now + GOODBYE);
                 Event::Shutdown
             }
             // Nobody can ask for anything any more.
             None => {
-                self.end_by.get_or_insert(Instant::now() + GOODBYE);
+                self.end_by.get_or_insert(now + GOODBYE);
                 self.commands.close();
                 Event::Shutdown
             }
         }]
     }
 
-    fn opened(&mut self, result: Result<Open, Error>, link: &mut Link) -> Vec<Event> {
+    fn opened(&mut self, result: Result<Open<W::Session>, Error>, link: &mut Link<W::Session>) -> Vec<Event> {
         match result {
             Ok((session, news)) => {
                 self.attempts = 0;
-                let session = Arc::new(session);
-                self.send_probe(session.clone());
+                // Until it is known, and no longer: it costs a connection.
+                if let Probe::Wanted | Probe::Sent(_) = self.probe {
+                    self.probe = Probe::Sent(self.world.probe(session.clone(), &self.caller));
+                }
                 *link = Link::Up { session, news, call: None, sent: None };
-                vec![Event::Up { wakes: self.probe != Probe::Unheard }]
+                vec![Event::Up { wakes: !matches!(self.probe, Probe::Unheard) }]
             }
-            Err(e) => {
-                *link = Link::Down(self.next_attempt());
-                vec![Event::Down { error: e.to_string() }]
-            }
+            Err(e) => self.down(e.to_string(), link),
         }
     }
 
-    /// Until it is known: it costs a connection.
-    fn send_probe(&self, main: Arc<Session>) {
-        if self.probe != Probe::Open {
-            return;
+    fn probed(&mut self, result: Result<bool, Error>, link: &Link<W::Session>) -> Vec<Event> {
+        let waiting = matches!(link, Link::Up { news, .. } if !news.is_empty());
+        self.probe = match result {
+            // There was no connection left for it, or PostgreSQL went away.
+            Err(_) => Probe::Wanted,
+            // It may be among what is yet to be looked at.
+            Ok(false) if waiting => Probe::Sent(ready(Ok(false)).boxed()),
+            Ok(_) => Probe::Unheard,
+        };
+        if !matches!(self.probe, Probe::Unheard) {
+            return Vec::new();
         }
-        let (file, own) = (self.database_file.clone(), self.own.clone());
-        let echo = format!("SELECT pg_notify('pollux_{}', '{}')", self.caller.bot.bot_id, self.caller.me.id.as_str());
-        tokio::spawn(async move {
-            // If there was no connection left for it, or PostgreSQL went away, it says nothing.
-            let Ok(pooled) = probe(&main, &file, &echo).await else { return };
-            if let Some(own) = own.upgrade() {
-                let _ = own.send(Command::Probed(pooled));
-            }
-        });
+        warn!(
+            "notifications do not arrive: a transaction pooler is on the way; use its session mode, or the server itself"
+        );
+        vec![Event::Blind]
     }
 
-    fn news(&mut self, news: Option<News>, link: &mut Link) -> Vec<Event> {
+    fn news(&mut self, news: Option<News>, link: &mut Link<W::Session>) -> Vec<Event> {
         match news {
             Some(News::Notified(payload)) => {
                 if payload == self.caller.me.id.as_str() {
@@ -301,10 +299,10 @@ impl Driver {
         }
     }
 
-    fn called(&mut self, result: Result<Answer, Error>, link: &mut Link) -> Vec<Event> {
+    fn called(&mut self, result: Result<Answer, Error>, link: &mut Link<W::Session>, now: BootInstant) -> Vec<Event> {
         let Link::Up { sent, .. } = link else { return Vec::new() };
         let Some((call, at)) = sent.take() else { return Vec::new() };
-        let took = BootInstant::now() - at;
+        let took = now - at;
         if let Call::Renew { .. } = call {
             let result = match &result {
                 Ok(answer) if answer.done => "ok",
@@ -338,20 +336,16 @@ impl Driver {
         }
     }
 
-    fn down(&mut self, error: String, link: &mut Link) -> Vec<Event> {
+    fn down(&mut self, error: String, link: &mut Link<W::Session>) -> Vec<Event> {
         *link = Link::Down(self.next_attempt());
         vec![Event::Down { error }]
     }
 
-    fn time(&mut self, link: &mut Link) -> Vec<Event> {
+    fn time(&mut self, link: &mut Link<W::Session>, now: BootInstant) -> Vec<Event> {
         if let Link::Down(at) = link
-            && *at <= Instant::now()
+            && *at <= now
         {
-            *link = Link::Opening(tokio::spawn(open(
-                self.database_file.clone(),
-                self.caller.bot.bot_id,
-                self.core.patience(),
-            )));
+            *link = Link::Opening(self.world.open(&self.caller, self.core.patience()));
         }
         let mut events = vec![Event::Tick];
         if self.lock_wanted() {
@@ -360,70 +354,38 @@ impl Driver {
         events
     }
 
-    fn lock_wanted(&self) -> bool {
-        self.alive_file.is_some() && self.lock.is_none()
+    const fn lock_wanted(&self) -> bool {
+        self.caller.me.file_lock && !self.locked
     }
 
     fn take_lock(&mut self) -> Option<Event> {
-        let path = self.alive_file.as_ref()?;
-        match FileLock::try_take(path) {
-            Ok(lock) => {
-                self.lock = lock;
-                self.lock.as_ref().map(|_| Event::Locked)
-            }
+        self.locked = match self.world.lock_file() {
+            Ok(taken) => taken || self.has(Flaw::LockedWithoutTheLock),
             Err(error) => {
-                debug!(file = %path.display(), %error, "no file lock");
-                None
+                debug!(%error, "no file lock");
+                false
             }
-        }
+        };
+        self.locked.then_some(Event::Locked)
     }
 
     /// Everybody loses the connection at once when the database restarts, and must not come back at once.
-    fn next_attempt(&mut self) -> Instant {
+    fn next_attempt(&mut self) -> BootInstant {
         let last = if self.core.holds() { Duration::from_millis(500) } else { Duration::from_secs(3) };
         let pause = (Duration::from_millis(50) * 2_u32.pow(self.attempts.min(10))).min(last);
         self.attempts += 1;
-        Instant::now() + pause.mul_f64(rand::random_range(0.5..1.5))
+        self.world.now() + pause.mul_f64(self.random.random_range(0.5..1.5))
     }
 }
 
-async fn open(file: PathBuf, bot_id: i64, patience: Duration) -> Result<Open, Error> {
-    let patience = patience.max(Duration::from_secs(1));
-    let database = read_file(&file)?;
-    let (session, news) = Session::open(&database, "pollux-agent", patience).await?;
-    session.listen(&format!("pollux_{bot_id}"), patience).await?;
-    Ok((session, news))
-}
-
-/// Whether two sessions share the server's backends, which they only do through a pooler. If not, sends the echo, and asks the
-/// one that listens for something: its backend delivers what it was notified of before it answers what came later.
-async fn probe(main: &Session, file: &Path, echo: &str) -> Result<bool, Error> {
-    const TRIES: usize = 5;
-    let (other, _news) = Session::open(&read_file(file)?, "pollux-probe", ECHO).await?;
-    let backend = async |session: &Session| -> Result<i32, Error> {
-        // Not `one`: a warning that belongs to the statement under way must not be taken from it.
-        let rows = session.all("SELECT pg_backend_pid()", &[], ECHO).await?;
-        Ok(rows.first().map_or(0, |row| row.get(0)))
-    };
-    for _ in 0..TRIES {
-        let before = backend(main).await?;
-        let theirs = backend(&other).await?;
-        if before == theirs || before != backend(main).await? {
-            return Ok(true);
-        }
-    }
-    other.one(echo, &[], ECHO).await?;
-    backend(main).await.map(|_| false)
-}
-
-async fn connection(link: &mut Link) -> Happened {
+async fn connection<S>(link: &mut Link<S>) -> Happened<S> {
     match link {
         Link::Down(_) => pending().await,
-        Link::Opening(opening) => Happened::Opened(joined(opening).await),
+        Link::Opening(opening) => Happened::Opened(opening.await),
         Link::Up { news, call, .. } => match call {
             Some(running) => tokio::select! {
                 biased;
-                result = joined(running) => {
+                result = running => {
                     *call = None;
                     Happened::Called(Box::new(result))
                 }
@@ -434,16 +396,16 @@ async fn connection(link: &mut Link) -> Happened {
     }
 }
 
-async fn joined<T>(task: &mut JoinHandle<Result<T, Error>>) -> Result<T, Error> {
-    task.await.unwrap_or_else(|e| Err(Error::Away { address: String::new(), reason: e.to_string() }))
+async fn echo(probe: &mut Probe) -> Result<bool, Error> {
+    match probe {
+        Probe::Sent(sent) => sent.await,
+        _ => pending().await,
+    }
 }
 
-async fn until(at: Option<Instant>) {
+async fn until<W: World>(world: &W, at: Option<BootInstant>) {
     match at {
-        Some(at) => sleep_until(at).await,
-        None => {
-            let () = pending().await;
-            sleep(Duration::ZERO).await;
-        }
+        Some(at) => world.until(at).await,
+        None => pending().await,
     }
 }

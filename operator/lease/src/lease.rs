@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 use prometheus_client::registry::Registry;
+use rand::rngs::StdRng;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -15,6 +16,7 @@ use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::statements::Caller;
 use crate::view::{HandOver, HandedOver, View};
+use crate::world::{Postgres, World};
 
 /// What an agent brings along.
 #[derive(Clone, Debug)]
@@ -54,8 +56,6 @@ pub(crate) enum Command {
     HandOver(HandOver, oneshot::Sender<HandedOver>),
     Leave,
     FirstPoll(BootInstant),
-    /// Whether a pooler was found.
-    Probed(bool),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -64,29 +64,37 @@ pub(crate) enum Command {
 impl Lease {
     /// Begins to take part, as a standby that is not ready. Must be called within a tokio runtime.
     pub fn spawn(config: Config) -> Self {
+        let world = Postgres::new(config.database_file.clone(), config.alive_file.clone());
+        let (lease, driver) = Self::new(config, HolderId::random(), rand::make_rng(), world);
+        tokio::spawn(driver.run());
+        lease
+    }
+
+    /// A handle, and what keeps the lease as long as it is polled.
+    pub(crate) fn new<W: World>(config: Config, id: HolderId, random: StdRng, world: W) -> (Self, Driver<W>) {
         let (commands, orders) = mpsc::unbounded_channel();
         let (published, view) = watch::channel(View::default());
         let metrics = Metrics::new();
-        let me = Me { id: HolderId::random(), replica: config.replica, file_lock: config.alive_file.is_some() };
+        let me = Me { id, replica: config.replica, file_lock: config.alive_file.is_some() };
         let driver = Driver {
+            world,
+            random,
             core: Core::new(me.clone(), config.default_ttl),
             caller: Caller { bot: config.bot, token: config.token, new_token: None, me },
-            database_file: config.database_file,
-            alive_file: config.alive_file,
             commands: orders,
             view: published,
             metrics: metrics.clone(),
-            lock: None,
+            locked: false,
             waiting: Vec::new(),
             ending: Vec::new(),
             end_by: None,
             attempts: 0,
-            probe: Probe::Open,
-            lane: Lane::default(),
-            own: commands.downgrade(),
+            probe: Probe::Wanted,
+            lane: Lane::Off,
+            #[cfg(test)]
+            flaw: None,
         };
-        tokio::spawn(driver.run());
-        Self { commands, view, metrics }
+        (Self { commands, view, metrics }, driver)
     }
 
     /// What is known of the lease, and each change of it.
@@ -150,7 +158,7 @@ impl Lease {
         self.metrics.register(registry);
     }
 
-    fn send(&self, command: Command) {
+    pub(crate) fn send(&self, command: Command) {
         // The task lives until the shutdown; what is said after it is of no interest any more.
         let _ = self.commands.send(command);
     }

@@ -15,6 +15,7 @@ mod database;
 mod driver;
 mod error;
 mod filelock;
+mod flaw;
 mod identity;
 mod lane;
 mod lease;
@@ -24,6 +25,7 @@ mod session;
 mod statements;
 mod tls;
 mod view;
+mod world;
 
 pub mod admin;
 

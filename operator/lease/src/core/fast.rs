@@ -6,6 +6,7 @@
 //!   on that session **was sent** that was answered, by the very backend that has the lock (behind a pooler that nobody noticed it
 //!   may be another one, which proves nothing). It is bound like this until a renewal without a key is confirmed: then the
 //!   TTL's fence alone counts again. It never goes from one key to the next directly.
+//!   A session that another backend answers is as good as ended; nothing is asked on it any more.
 //! * The server ends the session when it is silent for some time (three times F, if nothing else is set), or at once when its
 //!   connection is closed, and with it the lock.
 //! * Candidates try the row's lock a few times a second; they never wait for it, because a blocked waiter would be granted
@@ -165,7 +166,7 @@ impl Core {
     pub(super) fn told(&mut self, told: Told, now: BootInstant) {
         let Some((ask, sent)) = self.lane.asked.take() else { return };
         match ask {
-            Ask::Beat => self.beaten(told, sent),
+            Ask::Beat => self.beaten(told, sent, now),
             Ask::Try { key } if Some(key) == self.lane.offer => {
                 let locked = Locked { key, backend: told.backend, alive: sent };
                 self.lane.locked = told.granted.then_some(locked);
@@ -178,12 +179,13 @@ impl Core {
         }
     }
 
-    fn beaten(&mut self, told: Told, sent: BootInstant) {
-        let one_backend = self.keeps(Rule::TheSameBackend);
-        let Some(locked) = self.lane.locked.as_mut().filter(|locked| locked.backend == told.backend || !one_backend)
-        else {
-            return;
-        };
+    fn beaten(&mut self, told: Told, sent: BootInstant, now: BootInstant) {
+        let Some(backend) = self.lane.locked.map(|locked| locked.backend) else { return };
+        if backend != told.backend && self.keeps(Rule::TheSameBackend) {
+            // The lock cannot be reached any more. Renewals that went on naming it would keep the lease, and nobody would lead.
+            return self.lane_down(now);
+        }
+        let Some(locked) = &mut self.lane.locked else { return };
         locked.alive = sent;
         let key = locked.key;
         if let Some(bound) = &mut self.lane.bound
@@ -249,5 +251,26 @@ impl Core {
 
     pub(super) fn takeover_by_session(&self, epoch: i64, renew_seq: i64) -> Call {
         Call::Takeover { epoch, renew_seq, evidence: Evidence::Session, ttl: self.ttl(), vacate: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Event;
+    use crate::core::incarnation::tests::Holder;
+
+    /// A pooler that nobody noticed has gone on with another backend. The row must not go on naming a session that nothing
+    /// more is heard of.
+    #[test]
+    fn a_holder_whose_heartbeat_another_backend_answers_leads_on_without_its_session() {
+        let mut holder = Holder::leading();
+        holder.at.now += Duration::from_millis(300);
+        let asked = holder.core.step(Event::Tick, holder.now());
+        assert!(asked.contains(&Action::Ask(Ask::Beat)), "{asked:?}");
+        holder.step(Event::Told(Told { granted: true, backend: 2 }));
+        assert_eq!(holder.server.row.session, None);
+        holder.at.now += Duration::from_millis(1500);
+        assert!(holder.leads());
     }
 }
