@@ -23,11 +23,11 @@ use crate::rows::Size;
 use crate::world::{World, connect};
 
 /// An agent renews that often.
-const EVERY: Duration = Duration::from_secs(Elector::TTL.as_secs() / 5);
+pub(crate) const EVERY: Duration = Duration::from_secs(Elector::TTL.as_secs() / 5);
 /// A renewal that takes longer leaves too little of the TTL for a second try.
-const LIMIT: Duration = EVERY;
+pub(crate) const LIMIT: Duration = EVERY;
 /// Whoever is that late catches up no more: most of what it has sent took longer than the limit, and the rest is not sent.
-const GIVEN_UP: Duration = Duration::from_secs(3 * LIMIT.as_secs());
+pub(crate) const GIVEN_UP: Duration = Duration::from_secs(3 * LIMIT.as_secs());
 /// Connections of the generator to the pooler: more than the pooler has to the server, so that it is never the generator
 /// that makes a statement wait.
 const CONNECTIONS: usize = 64;
@@ -42,7 +42,7 @@ const BEGIN: &str = "SELECT count(*) FROM (
 const ACQUIRE: &str = "SELECT count(*) FROM (
     SELECT pollux.acquire(b, $3, $4, 'agent-' || b, pollux.incarnation(), 0, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
     WHERE (a -> 'done')::boolean";
-const ROWS: &str =
+pub(crate) const ROWS: &str =
     "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";
 /// As `operator/lease/src/statements.rs` sends it.
 const RENEW: &str = "SELECT pollux.renew($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)";
@@ -70,13 +70,20 @@ struct Span {
 
 /// What one connection's agents saw.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     renewals: Figure,
-    count: usize,
-    /// Not renewed: the role's limit of a second for a statement was over.
+    statements: usize,
+    /// Bots for which a statement did not do what it is for: the role's limit of a second was over.
     refused: usize,
     /// When the last answer came.
     last: Option<Instant>,
+}
+
+/// What the server has used up to the instant from which on statements count.
+pub(crate) struct Meter {
+    counts: Instant,
+    wal: i64,
+    cpu: Duration,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +97,7 @@ pub(crate) async fn single(world: &Arc<World>, size: Size) -> Result<Vec<Value>>
     let client = world.client().await?;
     let (mut there, mut entries) = (0, Vec::new());
     for &count in counts {
-        populate(&client, FIRST + there, FIRST + count - 1).await?;
+        populate(&client, [BEGIN, ACQUIRE], FIRST + there, FIRST + count - 1).await?;
         there = count;
         let (entry, p99) =
             step(world, &client, count, size.of(Duration::from_secs(20), Duration::from_secs(4))).await?;
@@ -103,14 +110,14 @@ pub(crate) async fn single(world: &Arc<World>, size: Size) -> Result<Vec<Value>>
     Ok(entries)
 }
 
-/// Leases that are held, made by the functions that agents call.
-async fn populate(client: &Client, from: i64, to: i64) -> Result<()> {
-    let (digest, ttl) = (DIGEST, i32::try_from(Elector::TTL.as_millis())?);
+/// Leases that are held, made by the functions that agents call: the first statement registers them, the second acquires.
+pub(crate) async fn populate(client: &Client, [register, acquire]: [&str; 2], from: i64, to: i64) -> Result<()> {
+    let ttl = i32::try_from(Elector::TTL.as_millis())?;
     // In one transaction they would hold every row's lock until its end, and their notifications.
     for begin in (from..=to).step_by(500) {
         let end = to.min(begin + 499);
-        client.query(BEGIN, &[&begin, &end, &API, &digest, &who()]).await?;
-        let held: i64 = client.query_one(ACQUIRE, &[&begin, &end, &API, &digest, &ttl]).await?.get(0);
+        client.query(register, &[&begin, &end, &API, &DIGEST, &who()]).await?;
+        let held: i64 = client.query_one(acquire, &[&begin, &end, &API, &DIGEST, &ttl]).await?.get(0);
         ensure!(held == end - begin + 1, "{held} leases of {} were acquired", end - begin + 1);
     }
     for sql in ["VACUUM ANALYZE pollux.lease", "VACUUM ANALYZE pollux.candidate", "CHECKPOINT"] {
@@ -137,25 +144,10 @@ async fn step(world: &Arc<World>, client: &Client, count: i64, length: Duration)
         running.spawn(renew_all(connection, group, span));
     }
     sleep_until(span.counts).await;
-    let (wal, cpu, pooler_cpu) = (wal(client).await?, world.server().cpu_time(), world.pooler_cpu_time());
-    let mut all = Seen::default();
-    while let Some(seen) = running.join_next().await {
-        all.merge(seen??);
-    }
-    // What is behind schedule is still being worked off after the end.
-    let took = all.last.context("nothing was renewed")? - span.counts;
-    let per_second = |amount: f64| (amount / took.as_secs_f64() * 100.0).round() / 100.0;
-    let p99 = all.renewals.percentile(99).context("nothing was renewed")?;
-    let entry = json!({
-        "agents": count,
-        "statements_per_s": per_second(all.count as f64).round(),
-        "wal_bytes_per_s": per_second((self::wal(client).await? - wal) as f64).round(),
-        "postgres_cpu": per_second((world.server().cpu_time() - cpu).as_secs_f64()),
-        "pooler_cpu": per_second((world.pooler_cpu_time() - pooler_cpu).as_secs_f64()),
-        "renew_p50_ms": all.renewals.percentile(50).map(millis),
-        "renew_p99_ms": millis(p99),
-        "refused": all.refused,
-    });
+    let (meter, pooler_cpu) = (Meter::start(world, client, span.counts).await?, world.pooler_cpu_time());
+    let (mut entry, p99, took) = meter.read(world, client, Seen::all(running).await?).await?;
+    entry["agents"] = count.into();
+    entry["pooler_cpu"] = rounded((world.pooler_cpu_time() - pooler_cpu).as_secs_f64(), took).into();
     Ok((entry, p99))
 }
 
@@ -175,14 +167,14 @@ async fn renew_all(client: Client, mut agents: Vec<Agent>, span: Span) -> Result
             }
             let done = agent.renew(&client).await?;
             if due >= span.counts {
-                seen.answered(due, done);
+                seen.renewed(due, usize::from(!done));
             }
         }
     }
     Ok(seen)
 }
 
-pub(crate) async fn wal(client: &Client) -> Result<i64> {
+async fn wal(client: &Client) -> Result<i64> {
     let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint";
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
@@ -245,18 +237,59 @@ impl Agent {
 // === impl Seen ===
 
 impl Seen {
-    fn answered(&mut self, due: Instant, done: bool) {
-        let now = Instant::now();
-        self.renewals.push(Sample::Took(now - due));
-        self.count += 1;
-        self.refused += usize::from(!done);
-        self.last = Some(now);
+    /// Adds up what all of them saw.
+    pub(crate) async fn all(mut running: JoinSet<Result<Self>>) -> Result<Self> {
+        let mut all = Self::default();
+        while let Some(seen) = running.join_next().await {
+            let seen = seen??;
+            all.renewals.extend(seen.renewals);
+            all.statements += seen.statements;
+            all.refused += seen.refused;
+            all.last = all.last.max(seen.last);
+        }
+        Ok(all)
     }
 
-    fn merge(&mut self, other: Self) {
-        self.renewals.extend(other.renewals);
-        self.count += other.count;
-        self.refused += other.refused;
-        self.last = self.last.max(other.last);
+    /// A renewal that was due then is answered.
+    pub(crate) fn renewed(&mut self, due: Instant, refused: usize) {
+        self.answered(refused);
+        self.renewals.push(Sample::Took(due.elapsed()));
     }
+
+    /// A statement is answered.
+    pub(crate) fn answered(&mut self, refused: usize) {
+        self.statements += 1;
+        self.refused += refused;
+        self.last = Some(Instant::now());
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    /// Reads it at this instant, which is now.
+    pub(crate) async fn start(world: &World, client: &Client, counts: Instant) -> Result<Self> {
+        Ok(Self { counts, wal: wal(client).await?, cpu: world.server().cpu_time() })
+    }
+
+    /// What was used for what was seen since then, the p99 of the renewals, and the time that it took: what is behind schedule
+    /// is still being worked off after the end.
+    pub(crate) async fn read(self, world: &World, client: &Client, seen: Seen) -> Result<(Value, Duration, Duration)> {
+        let took = seen.last.context("nothing was renewed")? - self.counts;
+        let p99 = seen.renewals.percentile(99).context("nothing was renewed")?;
+        let entry = json!({
+            "statements_per_s": rounded(seen.statements as f64, took).round(),
+            "wal_bytes_per_s": rounded((wal(client).await? - self.wal) as f64, took).round(),
+            "postgres_cpu": rounded((world.server().cpu_time() - self.cpu).as_secs_f64(), took),
+            "renew_p50_ms": seen.renewals.percentile(50).map(millis),
+            "renew_p99_ms": millis(p99),
+            "refused": seen.refused,
+        });
+        Ok((entry, p99, took))
+    }
+}
+
+/// Of an amount that took so long, what comes with each second.
+fn rounded(amount: f64, took: Duration) -> f64 {
+    (amount / took.as_secs_f64() * 100.0).round() / 100.0
 }

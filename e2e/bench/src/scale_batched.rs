@@ -4,30 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::elector::Elector;
-use crate::figure::{Figure, Sample, millis};
 use crate::rows::Size;
-use crate::scale::{API, DIGEST, wal, who};
+use crate::scale::{API, DIGEST, EVERY, GIVEN_UP, LIMIT, Meter, ROWS, Seen, populate};
 use crate::world::{World, connect};
 
-/// A holder renews that often.
-const RENEWS: Duration = Duration::from_secs(Elector::TTL.as_secs() / 5);
 /// A candidate beats that often.
 const BEATS: Duration = Duration::from_secs(1);
 /// Bots of one process.
 const SHARE: i64 = 500;
 /// Above those of `scale_single`.
 const FIRST: i64 = 2_000_000;
-/// Whoever is that late catches up no more.
-const GIVEN_UP: Duration = Duration::from_secs(3 * RENEWS.as_secs());
-
 const REGISTER: &str = "SELECT count(*) FROM (
     SELECT pollux.beat(b, $3, $4, m || b / 500, 1, true, false, $5, '{}')
       FROM generate_series($1::bigint, $2::bigint) b, unnest(ARRAY['holder-', 'standby-']) m) s";
@@ -49,46 +43,23 @@ struct Hub {
     holds: bool,
 }
 
-#[derive(Default)]
-struct Seen {
-    renewals: Figure,
-    statements: usize,
-    /// Bots whose renewal or beat a statement did not do.
-    refused: usize,
-    last: Option<Instant>,
-}
-
 /// One list entry for each number of bots, until the renewals take longer than a fifth of the TTL.
 pub(crate) async fn batched(world: &Arc<World>, size: Size) -> Result<Vec<Value>> {
     let counts: &[i64] = size.of(&[1_000, 5_000, 10_000, 20_000], &[1_000]);
     let client = world.client().await?;
     let (mut there, mut entries) = (0, Vec::new());
     for &count in counts {
-        populate(&client, FIRST + there, FIRST + count - 1).await?;
+        populate(&client, [REGISTER, ACQUIRE], FIRST + there, FIRST + count - 1).await?;
         there = count;
         let (entry, p99) =
             step(world, &client, count, size.of(Duration::from_secs(20), Duration::from_secs(4))).await?;
         eprintln!("scale_batched                      {entry}");
         entries.push(entry);
-        if p99 > RENEWS {
+        if p99 > LIMIT {
             break;
         }
     }
     Ok(entries)
-}
-
-async fn populate(client: &Client, from: i64, to: i64) -> Result<()> {
-    let ttl = i32::try_from(Elector::TTL.as_millis())?;
-    for begin in (from..=to).step_by(500) {
-        let end = to.min(begin + 499);
-        client.query(REGISTER, &[&begin, &end, &API, &DIGEST, &who()]).await?;
-        let held: i64 = client.query_one(ACQUIRE, &[&begin, &end, &API, &DIGEST, &ttl]).await?.get(0);
-        ensure!(held == end - begin + 1, "{held} leases of {} were acquired", end - begin + 1);
-    }
-    for sql in ["VACUUM ANALYZE pollux.lease", "VACUUM ANALYZE pollux.candidate", "CHECKPOINT"] {
-        client.batch_execute(sql).await?;
-    }
-    Ok(())
 }
 
 async fn step(world: &Arc<World>, client: &Client, count: i64, length: Duration) -> Result<(Value, Duration)> {
@@ -99,30 +70,16 @@ async fn step(world: &Arc<World>, client: &Client, count: i64, length: Duration)
         }
     }
     let begin = Instant::now() + Duration::from_millis(200);
-    let (counts, end) = (begin + RENEWS, begin + RENEWS + length);
+    let (counts, end) = (begin + EVERY, begin + EVERY + length);
     let (number, mut running) = (u32::try_from(hubs.len())?, JoinSet::new());
     for (hub, n) in hubs.into_iter().zip(0_u32..) {
         running.spawn(hub.run(begin, counts, end, n, number));
     }
     sleep_until(counts).await;
-    let (wal_before, cpu) = (wal(client).await?, world.server().cpu_time());
-    let mut all = Seen::default();
-    while let Some(seen) = running.join_next().await {
-        all.merge(seen??);
-    }
-    let took = all.last.context("nothing was renewed")? - counts;
-    let per_second = |amount: f64| (amount / took.as_secs_f64() * 100.0).round() / 100.0;
-    let p99 = all.renewals.percentile(99).context("nothing was renewed")?;
-    let entry = json!({
-        "bots": count,
-        "processes": number,
-        "statements_per_s": per_second(all.statements as f64).round(),
-        "wal_bytes_per_s": per_second((wal(client).await? - wal_before) as f64).round(),
-        "postgres_cpu": per_second((world.server().cpu_time() - cpu).as_secs_f64()),
-        "renew_p50_ms": all.renewals.percentile(50).map(millis),
-        "renew_p99_ms": millis(p99),
-        "refused": all.refused,
-    });
+    let meter = Meter::start(world, client, counts).await?;
+    let (mut entry, p99, _) = meter.read(world, client, Seen::all(running).await?).await?;
+    entry["bots"] = count.into();
+    entry["processes"] = number.into();
     Ok((entry, p99))
 }
 
@@ -130,9 +87,7 @@ async fn step(world: &Arc<World>, client: &Client, count: i64, length: Duration)
 
 impl Hub {
     async fn open(world: &World, owner: &Client, first: i64, holds: bool) -> Result<Self> {
-        let rows =
-            "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY 1";
-        let rows = owner.query(rows, &[&first, &(first + SHARE - 1)]).await?;
+        let rows = owner.query(ROWS, &[&first, &(first + SHARE - 1)]).await?;
         let me = format!("{}-{}", if holds { "holder" } else { "standby" }, first / SHARE);
         let beat = owner.query_one("SELECT max(beat) FROM pollux.candidate WHERE id = $1", &[&me]).await?;
         Ok(Self {
@@ -149,7 +104,7 @@ impl Hub {
 
     /// Says what there is to say when it is due.
     async fn run(mut self, begin: Instant, counts: Instant, end: Instant, n: u32, of: u32) -> Result<Seen> {
-        let every = if self.holds { RENEWS } else { BEATS };
+        let every = if self.holds { EVERY } else { BEATS };
         let mut seen = Seen::default();
         for round in 0.. {
             let due = begin + every * round + every * n / of;
@@ -162,13 +117,8 @@ impl Hub {
             }
             let done = self.say().await?;
             if due >= counts {
-                let now = Instant::now();
-                if self.holds {
-                    seen.renewals.push(Sample::Took(now - due));
-                }
-                seen.statements += 1;
-                seen.refused += self.bots.len() - done;
-                seen.last = Some(now);
+                let refused = self.bots.len() - done;
+                if self.holds { seen.renewed(due, refused) } else { seen.answered(refused) }
             }
         }
         Ok(seen)
@@ -202,16 +152,5 @@ impl Hub {
             }
         }
         Ok(rows.len())
-    }
-}
-
-// === impl Seen ===
-
-impl Seen {
-    fn merge(&mut self, other: Self) {
-        self.renewals.extend(other.renewals);
-        self.statements += other.statements;
-        self.refused += other.refused;
-        self.last = self.last.max(other.last);
     }
 }
