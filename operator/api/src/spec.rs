@@ -44,7 +44,7 @@ use crate::words::{ImagePullPolicy, LeaseFailover, LogLevel, StrategyType};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Since when the resource exists"),
     printcolumn(name = "Bot", type_ = "string", json_path = ".status.bot.username", priority = 1, description = "The bot's name at Telegram"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.leader.nodeName", priority = 1, description = "Where the leader runs"),
-    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.leader.epoch", priority = 1, description = "Counts the changes of leadership"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.leader.epoch", priority = 1, description = "Rises with every change of the leader"),
     printcolumn(name = "Rev", type_ = "integer", json_path = ".status.updateRevision.number", priority = 1, description = "Number of the manifest's revision"),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1, description = "The bot's image"),
     printcolumn(name = "Last-Handover", type_ = "string", json_path = ".status.lastHandover.reason", priority = 1, description = "Why leadership changed last"),

@@ -117,7 +117,7 @@ pub struct Leader {
     #[schemars(schema_with = "schema::time")]
     pub acquire_time: Option<Time>,
 
-    /// Counts the changes of leadership; the fencing token.
+    /// The fencing token: rises with every change of the leader.
     pub epoch: i64,
 
     /// Name of the pod's revision.

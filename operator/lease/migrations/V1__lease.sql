@@ -4,7 +4,8 @@
 -- The database's clock is used for what people see and for what costs time at worst (how old a beat is); no lease is ever
 -- taken or kept for it. A notification carries nothing that is trusted: it makes its receiver look.
 
--- One row per bot, never deleted: its epoch only rises.
+-- One row per bot, never deleted: its epoch only rises. It begins with the time in milliseconds, above those of a database that was
+-- lost: users' own tables may know them.
 CREATE TABLE pollux.lease (
     tenant            text        NOT NULL,
     bot_id            bigint      NOT NULL,
@@ -12,7 +13,7 @@ CREATE TABLE pollux.lease (
     token_digest      bytea       NOT NULL,
     former_digest     bytea,                       -- of the token before it was rotated, until all agents have seen the new one
     former_until      timestamptz,
-    epoch             bigint      NOT NULL DEFAULT 0,
+    epoch             bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     renew_seq         bigint      NOT NULL DEFAULT 0,  -- rises with every change of the row that a holder's fence depends on
     incarnation       text,                        -- of the server, when somebody who had a right to last wrote the row
     ttl_ms            integer     NOT NULL DEFAULT 0,
@@ -217,8 +218,9 @@ BEGIN
     PERFORM pg_notify('pollux', jsonb_build_array(c, ns, n)::text);
 END $$;
 
+-- As stable as what it calls, and no more: else it is not inlined, and planned at each call.
 CREATE FUNCTION pollux.party(c pollux.candidate) RETURNS jsonb
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('id', c.id, 'cluster', c.cluster, 'namespace', c.namespace, 'name', c.name, 'pod', c.pod,
                               'pod_uid', c.pod_uid, 'node', c.node, 'revision', c.revision)
 $$;
@@ -564,7 +566,7 @@ BEGIN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
     next := pollux.next_epoch(l, seen);
-    PERFORM pollux.log(l, next, CASE WHEN l.epoch = 0 THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
+    PERFORM pollux.log(l, next, CASE WHEN l.pod IS NULL THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
                        pollux.party(c), NULL, NULL);
     PERFORM pollux.grant_to(l, next, c, ttl, NULL);
     RETURN pollux.answer(true, t, b, s, me);

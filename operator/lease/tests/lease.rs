@@ -4,7 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use pollux_lease::{BootInstant, DatabaseState, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest};
+use pollux_lease::admin::Admin;
+use pollux_lease::{
+    BootInstant, Database, DatabaseState, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest,
+};
 use serde_json::json;
 use support::{Db, PATIENCE, TOKEN, TTL, config, leads, ready, see, stands_by, until};
 use tokio::runtime::Runtime;
@@ -35,6 +38,26 @@ impl Mortal {
 
 fn order() -> HandOver {
     HandOver::new(Reason::PodDeleted)
+}
+
+/// Users' own tables know the epochs of a database that was lost, and refuse lower ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_made_anew_goes_on_above_the_epochs_of_the_lost_one() {
+    let mut last = 0;
+    for _ in 0..2 {
+        let db = Db::new().await;
+        // As it is for users.
+        db.client().await.batch_execute("DROP SCHEMA pollux CASCADE").await.unwrap();
+        Admin::connect(&Database::parse(&db.owner).unwrap()).await.unwrap().migrate().await.unwrap();
+        let a = db.agent("a");
+        let first = leads(&a).await;
+        assert!(first > last, "{first} after {last}");
+        let b = db.agent("b");
+        stands_by(&b).await;
+        assert_eq!(a.hand_over(order()).await, HandedOver::To { pod: "b".into(), epoch: first + 1 });
+        last = first + 1;
+    }
+    assert!(last < 1 << 53, "JavaScript can count to it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ async fn a_pod_ends_under_load(acks: Acks) {
     world.load(12);
     world.answered(40).await;
 
+    let epoch = one.agent.epoch().await;
     let pod = one.agent.pod.clone();
     let (status, said, took) = pod.exec("drain").await;
     assert!(status.success() && said.contains("handed over to echo-2"), "{said}");
@@ -24,7 +25,7 @@ async fn a_pod_ends_under_load(acks: Acks) {
     world.settled().await;
     let verdict = world.assert_clean();
     assert!(verdict.updates >= 200, "{verdict:#?}");
-    assert_eq!(two.agent.health().await["epoch"], 2, "one handover");
+    assert_eq!(two.agent.epoch().await, epoch + 1, "one handover");
 
     let told = one.agent.lines("handed over");
     assert_eq!(told.len(), 1, "one line tells the whole story:\n{}", one.agent.log());
@@ -127,7 +128,7 @@ async fn the_hook_of_a_standby_returns_at_once_and_moves_nothing() {
 async fn hook_and_sigterm_and_another_hook_are_one_drain() {
     let world = World::new().await;
     let (mut one, two) = world.pair(Acks::Afterwards).await;
-    let before = one.agent.health().await["epoch"].as_i64().unwrap();
+    let before = one.agent.epoch().await;
     world.load(4);
     world.answered(20).await;
     let pod = one.agent.pod.clone();

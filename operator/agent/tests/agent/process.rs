@@ -158,6 +158,11 @@ impl Agent {
         serde_json::from_str(&body).unwrap_or_default()
     }
 
+    /// The lease's epoch, as this agent knows it.
+    pub(crate) async fn epoch(&self) -> i64 {
+        self.health().await["epoch"].as_i64().unwrap()
+    }
+
     /// Memory that is resident now, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

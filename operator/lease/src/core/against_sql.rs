@@ -40,6 +40,7 @@ impl Both {
         let database = Database::parse(&uri).unwrap();
         Admin::connect(&database).await.unwrap().migrate().await.unwrap();
         let (session, _) = Session::open(&database, "against", PATIENCE).await.unwrap();
+        session.batch("ALTER TABLE pollux.lease ALTER epoch SET DEFAULT 0", PATIENCE).await.unwrap();
         let name = session.one("SELECT pollux.incarnation()", &[], PATIENCE).await.unwrap().get(0);
         let now = Moment { now: NOW, incarnation: INCARNATION, without: None };
         let server = Server { written_in: INCARNATION, ..Server::default() };

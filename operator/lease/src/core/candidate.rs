@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use super::{AFTER_OUTAGE, BLIND_BEAT, Call, Core, PRECEDENCE, QUICK_BEAT, Rule};
+use super::{AFTER_OUTAGE, BLIND_BEAT, Call, Core, HOLDERS_RETURN, PRECEDENCE, QUICK_BEAT, Rule};
 use crate::view::{DatabaseState, Evidence};
 
 /// A state of somebody else's (or nobody's) row, and since when it has been seen.
@@ -74,8 +74,8 @@ impl Core {
             (seen + self.precedence(), Call::Acquire { epoch, ttl })
         } else {
             let written = if self.keeps(Rule::SilenceOfTheWrittenTtl) { row.ttl() } else { ttl };
-            // In doubt the holder goes first.
-            let grace = self.doubt.map_or(BootInstant::ZERO, |until| until + PRECEDENCE);
+            // In doubt the holder goes first, though it may have heard of the server later.
+            let grace = self.doubt.map_or(BootInstant::ZERO, |until| until + HOLDERS_RETURN);
             let due = (seen + self.timing.silence(written) + self.precedence()).max(self.no_takeover_before).max(grace);
             let ended = self.session_evidence().map(|at| at + self.precedence());
             if let Some(at) = ended.filter(|at| *at < due) {

@@ -183,7 +183,10 @@ impl Core {
         let Some(backend) = self.lane.locked.map(|locked| locked.backend) else { return };
         if backend != told.backend && self.keeps(Rule::TheSameBackend) {
             // The lock cannot be reached any more. Renewals that went on naming it would keep the lease, and nobody would lead.
-            return self.lane_down(now);
+            if self.keeps(Rule::ALostSessionIsGivenUp) {
+                self.lane_down(now);
+            }
+            return;
         }
         let Some(locked) = &mut self.lane.locked else { return };
         locked.alive = sent;

@@ -49,7 +49,9 @@ impl Core {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return false };
         let kept = row.epoch > self.ended || self.not_given_yet(row.epoch);
         // The session's fence, too: after it a candidate may have been granted the lease on the session's end.
-        let holds = self.confirmed.is_some_and(|last| last.epoch == row.epoch && now < self.effective(last));
+        let within = self.keeps(Rule::VouchedWithinTheSession);
+        let fence = |last| if within { self.effective(last) } else { last.fence };
+        let holds = self.confirmed.is_some_and(|last| last.epoch == row.epoch && now < fence(last));
         kept && holds || !self.keeps(Rule::VouchedWithinTheFence)
     }
 

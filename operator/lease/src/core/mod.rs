@@ -96,6 +96,8 @@ const QUICK_BEAT: Duration = Duration::from_millis(150);
 const BLIND_BEAT: Duration = Duration::from_millis(250);
 /// How long a candidate of the second choice lets the first choice go ahead.
 const PRECEDENCE: Duration = Duration::from_millis(150);
+/// How much later than everybody else a holder that lives may hear that the server is back: it tries every 750 ms at the latest.
+const HOLDERS_RETURN: Duration = Duration::from_secs(1);
 /// Shortest time that a holder gets to renew after an outage of the way to the database.
 const AFTER_OUTAGE: Duration = Duration::from_secs(2);
 

@@ -42,6 +42,8 @@ pub(super) enum Rule {
     AlreadyTrying,
     /// A leader whose row names a session acts only while its heartbeats are answered.
     BoundByTheSession,
+    /// A session whose heartbeat another backend answered is given up, so that the row names it no longer.
+    ALostSessionIsGivenUp,
     // === a server that forgets ===
     /// Statements name the incarnation that their sender knows, and are void in any other.
     #[cfg(test)]
@@ -50,6 +52,8 @@ pub(super) enum Rule {
     DoubtIsWaitedOut,
     /// Only a holder that hears of the new incarnation before its fence vouches for its row.
     VouchedWithinTheFence,
+    /// In Fast that is the fence of its session, after which somebody may have been granted the lease on the session's end.
+    VouchedWithinTheSession,
     /// What was seen in an earlier incarnation is no evidence.
     ObservedAnew,
     // === the statements, kept by the server ===

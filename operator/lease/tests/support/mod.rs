@@ -61,6 +61,8 @@ impl Db {
     pub async fn migrate(&self) {
         let mut admin = Admin::connect(&Database::parse(&self.owner).unwrap()).await.unwrap();
         admin.migrate().await.unwrap();
+        // Tests count from the first epoch.
+        self.client().await.batch_execute("ALTER TABLE pollux.lease ALTER epoch SET DEFAULT 0").await.unwrap();
     }
 
     /// A file with this URI, as a mounted Secret would be.

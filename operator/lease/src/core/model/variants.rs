@@ -111,6 +111,8 @@ variants! {
     a_session_fence_that_nobody_waits_out: I4 falls without SessionFenceIsWaitedOut, among fast, 2 of [EndSession, Pause];
     a_heartbeat_that_another_backend_answered: I4 falls without TheSameBackend, among fast, 1 of [Repool];
     a_first_try_that_counts: I10 falls without AlreadyTrying, among fast, 2 of [EndSessions, Hold];
+    a_lost_session_that_the_row_goes_on_naming: I9 falls without ALostSessionIsGivenUp, among fast, 2 of [EndSession, Repool];
+    vouching_after_the_fence_of_the_session: I5 falls without VouchedWithinTheSession, among fast, 2 of [Cut, Forget];
 }
 
 #[test]
