@@ -31,8 +31,9 @@ async fn fast(db: &Db) -> (Client, TempDir) {
 
 async fn fast_with(db: &Db, fence: Duration) -> (Client, TempDir) {
     let client = db.client().await;
-    let fence = fence.as_millis();
-    let json = format!(r#"{{"leaseDurationSeconds": 10, "failover": "Fast", "fast": {{"fenceMilliseconds": {fence}}}}}"#);
+    let (fence, silence) = (fence.as_millis(), fence.as_millis() * 3);
+    let fast = format!(r#"{{"fenceMilliseconds": {fence}, "sessionTimeoutMilliseconds": {silence}}}"#);
+    let json = format!(r#"{{"leaseDurationSeconds": 10, "failover": "Fast", "fast": {fast}}}"#);
     let put = format!("SELECT pollux.put_setting('c', 'shop', 'echo', 1, NULL, '{json}')");
     client.execute(&put, &[]).await.unwrap();
     (client, tempfile::tempdir().unwrap())
