@@ -172,7 +172,8 @@ END $$;
 CREATE FUNCTION pollux.authorise(l pollux.lease, digest bytea) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    IF l.token_digest <> digest AND NOT coalesce(l.former_digest = digest AND l.former_until > clock_timestamp(), false) THEN
+    -- A token that is not said is another one.
+    IF l.bot_id IS NOT NULL AND (digest = l.token_digest OR digest = l.former_digest AND l.former_until > clock_timestamp()) IS NOT TRUE THEN
         RAISE EXCEPTION 'the lease of bot % is kept with another token', l.bot_id USING ERRCODE = 'PX001';
     END IF;
 END $$;
@@ -454,12 +455,18 @@ BEGIN
             VALUES (t, b, s, digest, (SELECT v.incarnation FROM pollux.server v WHERE v.tenant = t AND v.since < clock_timestamp() - interval '75 s'))
             ON CONFLICT DO NOTHING;
     END IF;
-    -- The token was rotated while the bot did not run: nobody is left who could prove that he knew the old one.
-    UPDATE pollux.lease l SET token_digest = digest
-     WHERE l.tenant = t AND l.bot_id = b AND l.server = s AND l.token_digest <> digest
-       AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
-       AND NOT EXISTS (SELECT FROM pollux.candidate c
-                        WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
+    IF EXISTS (SELECT FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s AND token_digest <> digest
+                  AND (holder IS NULL OR expires_at < clock_timestamp() - interval '30 s'))
+    THEN
+        -- The token was rotated while the bot did not run: nobody is left who could prove that he knew the old one. Of several
+        -- who come now one is the first; the others look when he has registered.
+        PERFORM FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+        UPDATE pollux.lease l SET token_digest = digest
+         WHERE l.tenant = t AND l.bot_id = b AND l.server = s
+           AND (l.holder IS NULL OR l.expires_at < clock_timestamp() - interval '30 s')
+           AND NOT EXISTS (SELECT FROM pollux.candidate c
+                            WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
+    END IF;
     PERFORM pollux.lease_of(t, b, s, digest);
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(true, t, b, s, me);
@@ -562,7 +569,7 @@ BEGIN
     PERFORM pollux.durably();
     l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
-    IF l.holder IS NOT NULL OR l.epoch IS DISTINCT FROM e OR known <> pollux.incarnation() OR NOT pollux.may_lead(c) THEN
+    IF (l.holder IS NULL AND l.epoch = e AND known = pollux.incarnation() AND pollux.may_lead(c)) IS NOT TRUE THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
     next := pollux.next_epoch(l, seen);
@@ -589,11 +596,11 @@ BEGIN
     PERFORM pollux.durably();
     l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
-    IF l.holder IS NULL OR l.epoch IS DISTINCT FROM e OR l.renew_seq IS DISTINCT FROM seq OR c.id IS NULL
-        OR known <> pollux.incarnation()
-        OR NOT (vacate OR pollux.may_lead(c))
-        OR NOT (NOT vacate AND (evidence = 'ttl' OR evidence = 'session' AND l.session_key IS NOT NULL)
-                OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))
+    IF (l.holder IS NOT NULL AND l.epoch = e AND l.renew_seq = seq AND c.id IS NOT NULL
+        AND known = pollux.incarnation()
+        AND (vacate OR pollux.may_lead(c))
+        AND (NOT vacate AND (evidence = 'ttl' OR evidence = 'session' AND l.session_key IS NOT NULL)
+             OR evidence = 'pod' AND (l.holder = me OR l.locked AND c.locked AND l.pod_uid = c.pod_uid))) IS NOT TRUE
     THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
@@ -644,7 +651,7 @@ BEGIN
     PERFORM pollux.durably();
     l := pollux.lock_lease(t, b, s, digest);
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
-    IF l.holder IS DISTINCT FROM me OR l.epoch IS DISTINCT FROM e OR c.id IS NULL OR known <> pollux.incarnation() THEN
+    IF (l.holder = me AND l.epoch = e AND c.id IS NOT NULL AND known = pollux.incarnation()) IS NOT TRUE THEN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
     SELECT * INTO best FROM pollux.successor(c, only_pod, interval '3 s');
@@ -763,9 +770,12 @@ END $$;
 CREATE FUNCTION pollux.force_release(c text, ns text, n text, who text, why text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- The one that holds it now: not its successor, if this has to wait for a handover.
     UPDATE pollux.lease l
        SET release = jsonb_build_object('who', left(who, 256), 'why', left(why, 1024), 'at', clock_timestamp())
-     WHERE l.cluster = c AND l.namespace = ns AND l.name = n AND l.holder IS NOT NULL AND l.release IS NULL;
+      FROM (SELECT * FROM pollux.lease
+             WHERE cluster = c AND namespace = ns AND name = n AND holder IS NOT NULL AND release IS NULL) h
+     WHERE (l.tenant, l.bot_id, l.server, l.epoch) = (h.tenant, h.bot_id, h.server, h.epoch) AND l.release IS NULL;
     IF FOUND THEN
         PERFORM pollux.wake_resource(c, ns, n);
         RETURN true;
@@ -781,18 +791,21 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Makes a login and a namespace tenant t's; with '' they are nobody's again. The namespace's leases go with it as they are: a
--- leader leads on. Who had registered for the namespace as another tenant has to register anew, and is refused.
+-- leader leads on. Who had registered for the namespace as another tenant has to register anew, and is refused. A bot that is
+-- shared with a namespace that stays behind cannot be moved: there it would be led, too.
 CREATE FUNCTION pollux.put_tenant(who name, c text, ns text, t text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was text := coalesce((SELECT p.tenant FROM pollux.scope p WHERE p.cluster = c AND p.namespace = ns), '');
     l   pollux.lease;
     o   pollux.lease;
+    one pollux.candidate;
 BEGIN
     IF was = t AND t = coalesce((SELECT g.tenant FROM pollux.login g WHERE g.name = who), '') THEN
         RETURN false;
     END IF;
-    INSERT INTO pollux.server VALUES (t, pollux.incarnation(), '-infinity') ON CONFLICT DO NOTHING;
+    -- The tenant may not take the server for an older one than it is.
+    INSERT INTO pollux.server SELECT t, incarnation, since FROM pollux.server WHERE tenant = was ON CONFLICT DO NOTHING;
     DELETE FROM pollux.login WHERE name = who;
     DELETE FROM pollux.scope WHERE cluster = c AND namespace = ns;
     IF t <> '' THEN
@@ -808,6 +821,16 @@ BEGIN
             OR EXISTS (SELECT FROM pollux.candidate k
                         WHERE k.tenant = was AND k.bot_id = x.bot_id AND k.server = x.server AND (k.cluster, k.namespace) = (c, ns)))
       ORDER BY x.bot_id, x.server FOR UPDATE;
+    SELECT k.* INTO one FROM pollux.candidate k
+      WHERE k.tenant = was AND (k.cluster, k.namespace) <> (c, ns) AND k.beat_at > clock_timestamp() - interval '75 s'
+        AND EXISTS (SELECT FROM pollux.candidate m
+                     WHERE m.tenant = was AND m.bot_id = k.bot_id AND m.server = k.server AND (m.cluster, m.namespace) = (c, ns)
+                       AND m.beat_at > clock_timestamp() - interval '75 s')
+      LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the bot % is shared with %/%, which would stay behind and lead it, too', one.bot_id, one.namespace, one.name
+            USING ERRCODE = 'PX004';
+    END IF;
     DELETE FROM pollux.candidate k
      WHERE k.cluster = c AND k.namespace = ns
        AND (k.tenant <> was OR (t, k.bot_id, k.server, k.id) IN (SELECT d.tenant, d.bot_id, d.server, d.id FROM pollux.candidate d));
@@ -821,7 +844,7 @@ BEGIN
         DELETE FROM pollux.handover WHERE tenant = t AND bot_id = l.bot_id AND server = l.server;
         DELETE FROM pollux.lease WHERE tenant = t AND bot_id = l.bot_id AND server = l.server;
         UPDATE pollux.handover SET tenant = t WHERE tenant = was AND bot_id = l.bot_id AND server = l.server;
-        UPDATE pollux.lease SET tenant = t, epoch = greatest(epoch, coalesce(o.epoch, 0))
+        UPDATE pollux.lease SET tenant = t, epoch = CASE WHEN epoch > o.epoch OR o.epoch IS NULL THEN epoch ELSE o.epoch + 1 END
          WHERE tenant = was AND bot_id = l.bot_id AND server = l.server;
     END LOOP;
     RETURN true;

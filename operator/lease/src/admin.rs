@@ -160,8 +160,8 @@ impl Admin {
             format('ALTER ROLE %I SET idle_in_transaction_session_timeout = %L', $1, '1s'),
             format('ALTER ROLE %I SET synchronous_commit = %L', $1, 'on'),
             format('ALTER ROLE %I SET default_transaction_isolation = %L', $1, 'read committed'),
-            CASE WHEN NOT has_database_privilege('pollux_agent', current_database(), 'CONNECT')
-                 THEN format('GRANT CONNECT ON DATABASE %I TO pollux_agent', current_database()) END,
+            CASE WHEN to_regrole(quote_ident($1)) IS NULL OR NOT has_database_privilege($1::name, current_database(), 'CONNECT')
+                 THEN format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), $1) END,
             format('GRANT pollux_agent TO %I', $1))";
         let with =
             [(&user as &(dyn ToSql + Sync), Type::TEXT), (&verifier, Type::TEXT), (&connection_limit, Type::INT4)];

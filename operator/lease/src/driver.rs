@@ -226,10 +226,10 @@ impl<W: World> Driver<W> {
                 Event::Report(report)
             }
             Some(Command::Token(token)) => {
-                if token == self.caller.token {
+                if token == *self.caller.new_tokens.back().unwrap_or(&self.caller.token) {
                     return Vec::new();
                 }
-                self.caller.new_token = Some(token);
+                self.caller.new_tokens.push_back(token);
                 Event::Rotated
             }
             Some(Command::ExpectHandover(expected)) => Event::Expect(expected),
@@ -314,7 +314,7 @@ impl<W: World> Driver<W> {
         let another_token = result.as_ref().is_err_and(Error::is_another_token);
         if call == Call::Rotate
             && (result.is_ok() || another_token)
-            && let Some(token) = self.caller.new_token.take()
+            && let Some(token) = self.caller.new_tokens.pop_front()
         {
             // If the old token is no proof any more, somebody else has already said so. After any other refusal (a lock that was
             // waited for too long) it still is one.

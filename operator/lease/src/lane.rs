@@ -91,6 +91,7 @@ impl<S> Lane<S> {
                     Err(error) => {
                         let pause = (*pause * 2).clamp(AGAIN, LAST);
                         self.lost(&error.to_string(), pause, world, random);
+                        return Event::Tick; // so that whoever waits knows when it is due again
                     }
                 },
                 Self::Open { news, asked, .. } => {

@@ -1,5 +1,6 @@
 //! An agent's handle on its bot's lease.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ impl Lease {
             world,
             random,
             core: Core::new(me.clone(), config.default_ttl),
-            caller: Caller { bot: config.bot, token: config.token, new_token: None, me },
+            caller: Caller { bot: config.bot, token: config.token, new_tokens: VecDeque::new(), me },
             commands: orders,
             view: published,
             metrics: metrics.clone(),

@@ -1,5 +1,6 @@
 //! The protocol's statements in SQL.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,8 +16,8 @@ use crate::session::{Parameter, Session};
 pub(crate) struct Caller {
     pub(crate) bot: BotKey,
     pub(crate) token: TokenDigest,
-    /// The digest to change to.
-    pub(crate) new_token: Option<TokenDigest>,
+    /// The digests to change to, one after the other: each proves to the server that the next one is rightful.
+    pub(crate) new_tokens: VecDeque<TokenDigest>,
     pub(crate) me: Me,
 }
 
@@ -94,7 +95,7 @@ impl Caller {
             ],
             Call::Gap { epoch, ago } => vec![int8(*epoch), int8(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX))],
             Call::Rotate => {
-                vec![own(self.new_token.as_ref().unwrap_or(&self.token).bytes().to_vec(), Type::BYTEA)]
+                vec![own(self.new_tokens.front().unwrap_or(&self.token).bytes().to_vec(), Type::BYTEA)]
             }
         }
     }

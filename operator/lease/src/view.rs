@@ -202,7 +202,8 @@ pub enum HandedOver {
     Kept,
     /// This process did not hold the lease.
     NotLeader,
-    /// PostgreSQL did not answer. This process polls no more; if the order did not reach the row, the lease ends by its TTL.
+    /// PostgreSQL did not answer, or may have forgotten. Under its epoch this process polls no more. If it does not end, it takes
+    /// the lease anew when the order did not reach the row, and nobody else has by then.
     Unknown,
 }
 

@@ -431,6 +431,57 @@ async fn who_does_not_know_the_token_cannot_act() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_no_token_cannot_act_either() {
+    let db = Db::new().await;
+    let a = db.agent("a");
+    leads(&a).await;
+    let client = db.client().await;
+    let here = "4242, 'https://api.telegram.org', NULL";
+    let row = "(SELECT l FROM pollux.lease l)";
+    let who = r#"'{"cluster":"c","namespace":"shop","name":"echo","pod":"p","pod_uid":"u","node":"n","revision":"r","locked":false}'"#;
+    for call in [
+        format!("look({here}, 'x')"),
+        format!("beat({here}, 'x', 1, true, false, {who}, '{{}}')"),
+        format!(
+            "renew({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.renew_seq, 3000, NULL, NULL, 99, true, false, {who}, '{{}}')"
+        ),
+        format!("acquire({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.epoch, 3000)"),
+        format!(
+            "takeover({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.epoch, {row}.renew_seq, 'ttl', 3000, false)"
+        ),
+        format!("expect_handover({here}, {row}.holder, {row}.epoch, true)"),
+        format!(
+            "handover({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.epoch, 2000, NULL, 'release', 'Manual', NULL, NULL)"
+        ),
+        format!("gap({here}, {row}.holder, {row}.epoch, 1)"),
+        format!("rotate({here}, {row}.holder, 'new')"),
+        format!("depart({here}, {row}.holder)"),
+    ] {
+        let e = client.query_one(&format!("SELECT pollux.{call}"), &[]).await.expect_err(&call);
+        assert_eq!(e.code().map(|code| code.code()), Some("PX001"), "{call}: {e:?}");
+    }
+    assert_eq!(a.view().borrow().role.epoch(), Some(1));
+}
+
+/// The token was changed twice before the first change was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_rotated_twice_at_once_is_followed_step_by_step() {
+    let db = Db::new().await;
+    let a = db.agent("a");
+    leads(&a).await;
+    let client = db.client().await;
+    for token in ["4242:second", "4242:third", "4242:fourth"] {
+        a.set_token_digest(TokenDigest::of(token));
+    }
+    let c = ready(pollux_lease::Config { token: TokenDigest::of("4242:fourth"), ..db.config("c") });
+    stands_by(&c).await;
+    client.execute("UPDATE pollux.lease SET former_until = now()", &[]).await.unwrap();
+    let now = BootInstant::now();
+    let view = see(&a, "it is still answered", |view| view.last_answer.is_some_and(|at| at > now)).await;
+    assert_eq!((view.role.epoch(), view.database.error()), (Some(1), None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_token_changes_neither_leader_nor_epoch() {
     let db = Db::new().await;
     let a = db.agent("a");

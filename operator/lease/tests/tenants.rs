@@ -431,10 +431,35 @@ async fn two_leaders_of_one_bot_do_not_become_one_by_an_order() {
         "{e}"
     );
     assert_eq!(two.theirs().await, before);
-    // When the one there is gone, it works, and the epoch stays the highest of both.
+    // When the one there is gone, it works, and under an epoch that nobody has led in.
     two.owner.batch_execute("UPDATE pollux.lease SET holder = NULL, epoch = 9 WHERE tenant = 'x'").await.unwrap();
     assert!(admin.put_tenant(login(&two.db, "y").user(), "c", "den", Some("x")).await.unwrap());
-    assert!(two.says("SELECT count(*) = 1 AND max(epoch) = 9 AND max(namespace) = 'den' FROM pollux.lease").await);
+    assert!(two.says("SELECT count(*) = 1 AND max(epoch) = 10 AND max(namespace) = 'den' FROM pollux.lease").await);
+}
+
+/// Two resources in two namespaces share a bot. If only one of them became somebody else's, the other would find no lease where it
+/// looks, and begin a second one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_does_not_change_its_tenant_alone_while_another_one_shares_its_bot() {
+    let db = Db::new().await;
+    let mut admin = Admin::connect(&Database::parse(&db.owner).unwrap()).await.unwrap();
+    let login = login(&db, "l");
+    admin.grant_role(login.user(), "p", 20).await.unwrap();
+    let agent = |namespace: &str| {
+        let config = support::config(db.file(&login.to_uri()), "p");
+        let resource = Resource { namespace: namespace.into(), ..resource("echo") };
+        ready(Config { replica: Replica { resource, pod: namespace.into(), ..config.replica.clone() }, ..config })
+    };
+    let shop = agent("shop");
+    leads(&shop).await;
+    let den = agent("den");
+    see(&shop, "the other one waits", |view| view.successor.as_deref() == Some("den")).await;
+    for namespace in ["shop", "den"] {
+        let e = admin.put_tenant(login.user(), "c", namespace, Some("x")).await.expect_err("it is shared");
+        assert!(e.to_string().contains("is shared with") && e.to_string().contains("spec.suspend"), "{e}");
+    }
+    den.shutdown().await;
+    assert!(admin.put_tenant(login.user(), "c", "shop", Some("x")).await.unwrap(), "nobody shares it any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,7 +167,7 @@ fn caller(n: usize) -> Caller {
     };
     let me = Me { id: HolderId::named(&format!("id{n}")), replica, file_lock: true };
     let bot = BotKey { bot_id: 1, server: "s".into() };
-    Caller { bot, token: TokenDigest::of("1:a"), new_token: None, me }
+    Caller { bot, token: TokenDigest::of("1:a"), new_tokens: std::collections::VecDeque::new(), me }
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ impl Core {
         match self.in_flight.take().map(|(statement, _)| statement.call) {
             Some(Call::Gap { .. }) => drop(self.gaps.pop_front()), // nice to have, not worth a second try
             // Nothing more to prove with the old token. Beats with the new one adopt a lease that nobody keeps alive.
-            Some(Call::Rotate) if another_token => self.rotating = false,
+            Some(Call::Rotate) if another_token => self.rotations -= 1,
             _ => {}
         }
         self.beats.again();

@@ -22,7 +22,7 @@ use pollux_clock::BootInstant;
 use serde_json::Value;
 
 use super::types::{Ask, SessionProof, Told};
-use super::{Action, Call, Core, Rule};
+use super::{Action, Call, Core, Lead, Rule};
 use crate::view::Evidence;
 
 /// Unless the settings say otherwise.
@@ -195,8 +195,9 @@ impl Core {
             && bound.proof.key == key
         {
             bound.alive = sent;
-            let good = self.doubt.is_none() && self.holds();
-            self.lead = self.lead.or(self.confirmed.filter(|last| good && last.epoch > self.ended));
+            let ours = self.row.as_ref().filter(|row| self.is_me(row) && row.epoch > self.ended).map(|row| row.epoch);
+            let good = |last: &Lead| self.doubt.is_none() && ours == Some(last.epoch);
+            self.lead = self.lead.or(self.confirmed.filter(good));
         }
     }
 

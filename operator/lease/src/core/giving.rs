@@ -23,8 +23,6 @@ pub(super) struct Giving {
     try_at: BootInstant,
     /// The candidates were looked at since it began.
     pub(super) looked: bool,
-    /// An order was sent.
-    sent: bool,
     /// An order was sent and not answered.
     pub(super) maybe_done: bool,
     /// Whoever waited has been told; it goes on all the same.
@@ -69,21 +67,8 @@ impl Core {
         if !order.only_to_successor && self.keeps(Rule::EndedWhenSent) {
             self.end(epoch);
         }
-        self.giving = Some(Giving {
-            order,
-            epoch,
-            started: now,
-            try_at: now,
-            looked: false,
-            sent: false,
-            maybe_done: false,
-            settled,
-        });
-    }
-
-    /// This epoch is to be given away, but no order was sent.
-    pub(super) fn not_given_yet(&self, epoch: i64) -> bool {
-        self.giving.as_ref().is_some_and(|giving| giving.epoch == epoch && !giving.sent)
+        self.giving =
+            Some(Giving { order, epoch, started: now, try_at: now, looked: false, maybe_done: false, settled });
     }
 
     /// The process ends with a lease in its hands.
@@ -104,9 +89,6 @@ impl Core {
     /// The next statement of a handover.
     pub(super) fn give(&mut self, now: BootInstant, actions: &mut Vec<Action>) -> Option<Call> {
         let giving = self.giving.as_ref()?;
-        if self.doubt.is_some() {
-            return None; // it is not certain that the lease is ours to give
-        }
         if now < giving.try_at {
             let at = giving.try_at;
             self.wake_by(at);
@@ -141,8 +123,8 @@ impl Core {
 
     fn order(&mut self, otherwise: Otherwise) -> Call {
         let ttl = self.ttl().min(self.timing.first_grant);
-        let giving = self.giving.as_mut().expect("only called while there is one");
-        giving.sent = true;
+        let giving = self.giving.as_ref().expect("only called while there is one");
+        self.ordered = self.ordered.max(giving.epoch);
         Call::Handover { epoch: giving.epoch, ttl, otherwise, order: giving.order.clone() }
     }
 
@@ -183,6 +165,14 @@ impl Core {
         self.settle(outcome, actions);
     }
 
+    /// The row may have been forgotten, so it is not certain that it is ours to give: the order is void. Who waited for it is told;
+    /// when the doubt is over the lease is taken anew, or freed, as if it were somebody else's.
+    pub(super) fn give_up_in_doubt(&mut self, actions: &mut Vec<Action>) {
+        if self.doubt.is_some() && self.giving.is_some() {
+            self.settle(HandedOver::Unknown, actions);
+        }
+    }
+
     fn settle(&mut self, outcome: HandedOver, actions: &mut Vec<Action>) {
         if let Some(giving) = self.giving.take()
             && !giving.settled
@@ -199,7 +189,7 @@ impl Core {
         if now < deadline {
             return self.wake_by(deadline);
         }
-        if giving.order.only_to_successor && !giving.sent {
+        if giving.order.only_to_successor && giving.epoch > self.ordered {
             return self.settle(HandedOver::Kept, actions);
         }
         giving.settled = true;

@@ -116,7 +116,8 @@ pub(crate) struct Core {
     report: Value,
     expecting: bool,
     ending: bool,
-    rotating: bool,
+    /// How many tokens are to be changed to, one after the other.
+    rotations: u32,
     // the connection
     connected: bool,
     wakes: bool,
@@ -144,7 +145,10 @@ pub(crate) struct Core {
     /// The last fence that was confirmed, also of an epoch that was given up since.
     confirmed: Option<Lead>,
     led: Option<(i64, BootInstant)>,
+    /// Nothing is done any more under this epoch and those before it.
     ended: i64,
+    /// The last epoch under which an order that gives the lease away was sent.
+    ordered: i64,
     renew_at: BootInstant,
     takeover: Option<Takeover>,
     giving: Option<Giving>,
@@ -182,7 +186,7 @@ impl Core {
             report: Value::Object(serde_json::Map::new()),
             expecting: false,
             ending: false,
-            rotating: false,
+            rotations: 0,
             connected: false,
             wakes: false,
             database: DatabaseState::Connecting,
@@ -205,6 +209,7 @@ impl Core {
             confirmed: None,
             led: None,
             ended: 0,
+            ordered: 0,
             renew_at: BootInstant::ZERO,
             takeover: None,
             giving: None,
@@ -238,7 +243,7 @@ impl Core {
                 self.beats.dirty = true;
             }
             Event::Report(report) => self.set_report(report),
-            Event::Rotated => self.rotating = true,
+            Event::Rotated => self.rotations += 1,
             Event::Expect(expecting) => self.expecting = expecting,
             Event::HandOver(order) => self.begin_giving(order, now, &mut actions),
             Event::Leave => self.leave(),
@@ -357,7 +362,7 @@ impl Core {
                 self.lead_until(sent, ttl, Some(evidence), now);
             }
             Call::Handover { .. } => self.given(answer.done, now, actions),
-            Call::Rotate => self.rotating = false,
+            Call::Rotate => self.rotations -= 1,
             Call::Gap { .. } => drop(self.gaps.pop_front()),
             Call::Depart => actions.push(Action::Done),
             _ => {}

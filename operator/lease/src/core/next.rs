@@ -9,6 +9,7 @@ use super::{Action, Call, Core, Rule, Sign, Statement};
 impl Core {
     pub(super) fn decide(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
         self.wake_at = None;
+        self.give_up_in_doubt(actions);
         self.tell_in_time(now, actions);
         if self.ending && !self.connected {
             return actions.push(Action::Done);
@@ -28,7 +29,7 @@ impl Core {
     }
 
     fn next_call(&mut self, now: BootInstant, actions: &mut Vec<Action>) -> Option<Call> {
-        if self.rotating {
+        if self.rotations > 0 {
             return Some(Call::Rotate);
         }
         // Everything else concerns the row of an agent that is known.
@@ -47,24 +48,25 @@ impl Core {
         if self.beats.dirty {
             return Some(self.beat(now));
         }
-        if self.woken {
-            return Some(Call::Look);
-        }
+        // Anybody may send notifications, any number of them: they keep nobody from what is due.
         if let Some(call) = self.candidacy(now) {
             return Some(call);
+        }
+        // For a holder the renewal is its beat.
+        let due = (!self.holds_open()).then(|| self.beats.last + self.beat_interval());
+        if due.is_some_and(|due| due <= now) {
+            return Some(self.beat(now));
+        }
+        if self.woken {
+            return Some(Call::Look);
         }
         if let Some(&(epoch, end)) = self.gaps.front() {
             return Some(Call::Gap { epoch, ago: now - end });
         }
-        let due = self.beats.last + self.beat_interval();
-        if self.holds_open() {
-            return None; // the renewal is its beat
-        }
-        if now < due {
+        if let Some(due) = due {
             self.wake_by(due);
-            return None;
         }
-        Some(self.beat(now))
+        None
     }
 
     /// Whether this process holds the lease under an epoch that it has not given up.

@@ -221,6 +221,27 @@ fn a_silent_holder_is_replaced_after_its_rows_ttl_by_our_clock_and_not_before() 
     assert_eq!((takeover.epoch, takeover.from.as_deref(), takeover.evidence), (6, Some("other"), Evidence::Ttl));
 }
 
+/// Whoever may notify may do it without end: in every moment in which nothing is under way there is one more.
+#[test]
+fn a_flood_of_notifications_keeps_nobody_from_a_silent_holders_lease_or_from_beating() {
+    let mut rig = Rig::ready();
+    rig.answer(true, row(Some("other"), 5, 50));
+    let (seen, mut beats) = (rig.now, 0);
+    loop {
+        rig.step(Event::Woken);
+        match &rig.sent {
+            Some(Call::Takeover { evidence: Evidence::Ttl, .. }) => break,
+            Some(Call::Beat(_)) => beats += 1,
+            sent => assert_eq!(*sent, Some(Call::Look)),
+        }
+        rig.now = rig.now + Duration::from_millis(20);
+        rig.step(Event::Woken);
+        rig.answer(true, row(Some("other"), 5, 50));
+        assert!(rig.now - seen < secs(10.2), "it only looks");
+    }
+    assert!(beats >= 9, "one each second: {beats}");
+}
+
 #[test]
 fn a_holder_that_renews_is_never_replaced() {
     let mut rig = Rig::ready();
@@ -334,6 +355,32 @@ fn a_lease_that_reaches_a_leaving_process_is_handed_on() {
     rig.answer(true, Row { ttl_ms: 2000, grant_beat: Some(1), ..row(Some("me"), 6, 51) });
     assert!(!rig.leads());
     assert!(matches!(rig.sent, Some(Call::Handover { epoch: 6, otherwise: Otherwise::Wait, .. })), "{:?}", rig.sent);
+}
+
+/// The only one there is. An order that nobody waits for must not stand between it and its lease for ever.
+#[test]
+fn a_lease_that_was_to_be_handed_on_when_the_server_forgot_is_taken_anew() {
+    let mut rig = Rig::ready();
+    rig.answer(true, row(None, 0, 0));
+    rig.step(Event::Ready(false));
+    rig.answer(true, row(Some("me"), 1, 1));
+    assert!(matches!(rig.sent, Some(Call::Handover { epoch: 1, .. })), "{:?}", rig.sent);
+    rig.step(Event::Down { error: "cut".into() });
+    rig.sent = None;
+    rig.step(Event::Up { wakes: true });
+    let forgot =
+        || Answer { incarnation: "later".into(), ..answer(false, Row { settled: false, ..row(Some("me"), 1, 1) }) };
+    rig.answered(forgot());
+    rig.step(Event::Ready(true));
+    let began = rig.now;
+    while !matches!(rig.sent, Some(Call::Takeover { epoch: 1, vacate: false, .. })) {
+        match rig.sent {
+            Some(_) => rig.answered(forgot()),
+            None => rig.pass(Duration::from_millis(50)),
+        }
+        assert!(rig.now - began < secs(20.0), "nobody leads");
+    }
+    assert!(rig.now - began >= secs(12.5), "not before every fence has passed");
 }
 
 #[test]
