@@ -226,6 +226,13 @@ LANGUAGE sql STABLE AS $$
                               'pod_uid', c.pod_uid, 'node', c.node, 'revision', c.revision)
 $$;
 
+-- The same of a lease's holder, which may have no candidate's row any more.
+CREATE FUNCTION pollux.holder(l pollux.lease) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
+                              'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision)
+$$;
+
 -- Whether a candidate's revision may lead.
 CREATE FUNCTION pollux.eligible(c pollux.candidate) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
@@ -409,10 +416,7 @@ BEGIN
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false, release = NULL
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
-    PERFORM pollux.log(l, l.epoch + 1, why, 'release',
-        jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
-                           'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
-        NULL, drain, outcome);
+    PERFORM pollux.log(l, l.epoch + 1, why, 'release', pollux.holder(l), NULL, drain, outcome);
     PERFORM pollux.wake_bot(l.bot_id);
     PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
 END $$;
@@ -609,10 +613,7 @@ BEGIN
         RETURN pollux.answer(true, t, b, s, me);
     END IF;
     next := pollux.next_epoch(l, seen);
-    PERFORM pollux.log(l, next, why, evidence,
-        jsonb_build_object('id', l.holder, 'cluster', l.cluster, 'namespace', l.namespace, 'name', l.name, 'pod', l.pod,
-                           'pod_uid', coalesce(l.pod_uid, ''), 'node', l.node, 'revision', l.revision),
-        pollux.party(c), NULL, NULL);
+    PERFORM pollux.log(l, next, why, evidence, pollux.holder(l), pollux.party(c), NULL, NULL);
     PERFORM pollux.grant_to(l, next, c, ttl, NULL);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
