@@ -127,6 +127,10 @@ impl Said {
         if let Self::Leads(at) = self { Some(at) } else { None }
     }
 
+    pub(crate) const fn stands(self) -> Option<BootInstant> {
+        if let Self::Stands(at) = self { Some(at) } else { None }
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (word, at) = line.split_once(' ').unwrap_or((line, "0"));
         let at = BootInstant::from_boot(Duration::from_nanos(at.parse().ok()?));

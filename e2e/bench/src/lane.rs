@@ -62,18 +62,20 @@ impl Lane {
         Ok(figure)
     }
 
-    /// Whether another one leads than before. Somebody must, in the end.
-    pub(crate) async fn has_changed(&mut self) -> Result<bool> {
-        if self.standby.contender.unheard().iter().any(|said| said.leads().is_some()) {
-            return Ok(true);
-        }
+    /// Whether another one leads than before, and for how long nobody did. Somebody must, in the end.
+    pub(crate) async fn has_changed(&mut self) -> Result<(bool, Duration)> {
         let said = self.holder.contender.unheard();
+        let stood = said.iter().find_map(|said| said.stands());
+        let silence = |led: BootInstant| stood.map_or(Duration::ZERO, |stood| led.saturating_since(stood));
+        if let Some(led) = self.standby.contender.unheard().iter().find_map(|said| said.leads()) {
+            return Ok((true, silence(led)));
+        }
         if said.last().is_none_or(|said| said.leads().is_some()) {
-            return Ok(false);
+            return Ok((false, said.last().and_then(|said| said.leads()).map_or(Duration::ZERO, silence)));
         }
         tokio::select! {
-            led = self.holder.contender.leads() => led.map(|_| false),
-            led = self.standby.contender.leads() => led.map(|_| true),
+            led = self.holder.contender.leads() => led.map(|led| (false, silence(led))),
+            led = self.standby.contender.leads() => led.map(|led| (true, silence(led))),
         }
     }
 
@@ -124,6 +126,8 @@ impl Lane {
     async fn replace(&mut self) -> Result<()> {
         self.world.established(&self.election).await?;
         self.started += 1;
+        // Or it would look in step with the new leader, as in [`Lane::open`].
+        sleep(self.election.elector().cycle().mul_f64(rand::random_range(0.0..1.0))).await;
         let mut next = Member::start(&self.world, &self.election, self.started)?;
         next.contender.follows().await?;
         self.holder = std::mem::replace(&mut self.standby, next);

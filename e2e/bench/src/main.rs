@@ -10,7 +10,7 @@
 //!
 //! * `floor_ms`, `handover_ms`, `handover_over_floor` (p50 and p99 over the floor's p50), `handovers_without_successor`.
 //! * `kill_ttl_ms`, `stop_ttl_ms`, `kill_ttl3_ms`, `kill_pooler_ms`, `kill_fast_ms`, `hole_fast_ms`, `kill_fast300_ms`.
-//! * `changes_on_restart`: how many leaders changed; `restarts`: of how many, by mode.
+//! * `changes_on_restart`: how many leaders changed; `restarts`: of how many, by mode, and the longest time for which nobody led.
 //! * `scale_single`, `scale_batched`: lists, by number of agents and of bots; processor times in cores.
 //! * `others`: for each other elector `release_ms`, `kill_ms`, `stop_ms`, and `changes_on_restart` if it uses PostgreSQL.
 //! * `needless_changes`: leaders that changed though nothing had happened to them; `not_measured`: rows, and why; `run`.

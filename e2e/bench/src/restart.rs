@@ -29,6 +29,8 @@ pub(crate) struct Restarted {
     pub(crate) leaders: usize,
     /// Those that were not leaders any more when all was calm again.
     pub(crate) changes: usize,
+    /// The longest time for which nobody led.
+    pub(crate) silence: Duration,
 }
 
 /// A shutdown and a crash, each with elections of its own.
@@ -48,7 +50,9 @@ pub(crate) async fn measure(world: &Arc<World>, size: Size) -> Result<Vec<Restar
         for (index, lane) in &mut lanes {
             let kind = &mut kinds[*index];
             kind.leaders += 1;
-            kind.changes += usize::from(lane.has_changed().await.context(kind.name)?);
+            let (changed, silence) = lane.has_changed().await.context(kind.name)?;
+            kind.changes += usize::from(changed);
+            kind.silence = kind.silence.max(silence);
         }
     }
     Ok(kinds)
@@ -63,6 +67,7 @@ fn kinds(fast: bool, size: Size) -> Vec<Restarted> {
         lanes: size.of(full, quick),
         leaders: 0,
         changes: 0,
+        silence: Duration::ZERO,
     };
     let mut kinds = vec![
         kind(Row::Restart, "ttl", lease(10, Failover::Ttl), (10, 2)),

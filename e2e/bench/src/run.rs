@@ -106,7 +106,7 @@ impl Run {
     async fn restarts(&mut self) -> Result<()> {
         self.stage("the database is away for 5 s, twice");
         let kinds = restart::measure(&self.world, self.size).await?;
-        let count = |kind: &restart::Restarted| json!({"changes": kind.changes, "leaders": kind.leaders});
+        let count = |kind: &restart::Restarted| json!({"changes": kind.changes, "leaders": kind.leaders, "silence_ms_max": kind.silence.as_millis()});
         let (ours, theirs): (Vec<_>, Vec<_>) = kinds.iter().partition(|kind| kind.row == Row::Restart);
         let changes = ours.iter().map(|kind| kind.changes).sum::<usize>();
         self.report.put(Key::own("changes_on_restart"), json!(changes));

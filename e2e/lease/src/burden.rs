@@ -69,6 +69,7 @@ pub(crate) async fn burden(told: Told) -> Result<()> {
     let mut missed = missed(&spent, told.bots);
     missed.extend(watch.missed());
     missed.extend((!calm).then(|| "in the end a leader without session, or a candidate that does not try".to_owned()));
+    missed.extend((spent.epochs > 0).then(|| format!("{} leaders changed", spent.epochs)));
     drop(agents);
     let mut summary = json!({"about": about(&client).await?, "bots": told.bots, "minutes": told.minutes});
     for part in [spent.json(told.bots, log), watch.json(), json!({"leaders_changed": spent.epochs, "missed": missed})] {

@@ -63,6 +63,8 @@ pub(crate) enum Kind {
     DatabaseFreeze,
     /// The database's wall clock jumps by an hour, and back
     DatabaseClock,
+    /// The database ends all sessions for locks
+    EndSessions,
     /// synchronous_commit=off, and kill -9: what was committed last is gone
     LostTail,
     /// The database dies, and a lagging asynchronous standby is promoted
@@ -109,6 +111,8 @@ pub(crate) struct Fault {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) contenders: usize,
+    /// Failover by sessions.
+    pub(crate) fast: bool,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -119,13 +123,16 @@ impl Plan {
     pub(crate) fn new(seed: u64, kinds: &[Kind]) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let contenders = random.random_range(3..=4);
+        let fast = random.random_bool(0.5);
         let number = random.random_range(6..=10);
-        let mut faults: Vec<_> = (0..number).map(|_| Fault::random(&mut random, kinds)).collect();
+        let possible = |kind: &&Kind| fast || **kind != Kind::EndSessions;
+        let kinds: Vec<_> = kinds.iter().filter(possible).copied().collect();
+        let mut faults: Vec<_> = (0..number).map(|_| Fault::random(&mut random, &kinds)).collect();
         // Whatever happens in between, two leaders follow another: a schedule in which nothing changes hands shows nothing.
         for at in [0, faults.len()] {
-            faults.insert(at, Fault { kind: Kind::Handover, ..Fault::random(&mut random, kinds) });
+            faults.insert(at, Fault { kind: Kind::Handover, ..Fault::random(&mut random, &kinds) });
         }
-        Self { contenders, faults }
+        Self { contenders, fast, faults }
     }
 }
 
@@ -168,7 +175,8 @@ impl Kind {
             | Self::DatabaseImmediate
             | Self::DatabaseKill
             | Self::DatabaseFreeze
-            | Self::DatabaseClock => Group::Database,
+            | Self::DatabaseClock
+            | Self::EndSessions => Group::Database,
             Self::LostTail | Self::Failover | Self::FailoverTwice | Self::Restore | Self::ClockBack => {
                 Group::Incarnation
             }
@@ -188,6 +196,8 @@ impl Kind {
             Self::LoseTakeover => longest + SLACK + Duration::from_secs(1),
             // Nobody takes over for a quarter more than the longest TTL, and then as always.
             _ if self.group() == Group::Incarnation => longest.mul_f64(2.25) + SLACK,
+            // So it is when the database was away for longer than a fence.
+            Self::DatabaseFast | Self::DatabaseImmediate | Self::DatabaseKill => longest.mul_f64(2.25) + SLACK,
             _ => longest + SLACK,
         }
     }

@@ -41,6 +41,8 @@ struct DidNotTake(String);
 struct Schedule<'a> {
     lane: &'a mut Lane,
     bot: i64,
+    /// Failover by sessions.
+    fast: bool,
     began: BootInstant,
     dir: TempDir,
     proxies: Vec<Proxy>,
@@ -125,6 +127,7 @@ impl<'a> Schedule<'a> {
             proxies: proxies.collect::<std::io::Result<_>>()?,
             lane,
             bot: i64::try_from(seed).context("seeds are small numbers")? + 1,
+            fast: plan.fast,
             began: BootInstant::now(),
             dir: tempfile::tempdir()?,
             contenders: Vec::new(),
@@ -135,6 +138,8 @@ impl<'a> Schedule<'a> {
             samples: Vec::new(),
             led: 0,
         };
+        schedule.put_setting(TTL).await?;
+        schedule.note(format!("failover: {}", schedule.failover()));
         for place in 0..plan.contenders {
             let contender = schedule.start_in_a_new_pod(place)?;
             schedule.contenders.push(contender);

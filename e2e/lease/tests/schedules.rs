@@ -30,6 +30,8 @@ fn whatever_fails_there_is_one_leader_and_epochs_rise_and_somebody_leads_again_i
     let (said, failed) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     println!("{said}");
     assert!(run.status.success(), "{failed}");
+    // A developer's machine may lack what a fault needs.
+    assert!(std::env::var_os("CI").is_none() || !said.contains("SKIPPED"), "{said}");
     let total = total(&said);
     assert_eq!(total["schedules"], SCHEDULES);
     assert_eq!((&total["overlaps"], &total["stale_epochs"]), (&0.into(), &0.into()));

@@ -28,18 +28,25 @@ pub(super) async fn run(seat: Seat, mut orders: UnboundedReceiver<Order>) -> Res
     } else {
         voice.follows()
     }
+    let mut own = 0;
     loop {
         tokio::select! {
             noticed = woken.recv() => {
                 noticed.context("the connection is gone")?;
+                if own > 0 {
+                    own -= 1; // what it notified of itself
+                    continue;
+                }
                 let row = client.query_typed_one(READ, &[(&seat.election, Type::TEXT)]).await?;
                 if row.get::<_, &str>(0) == seat.me { voice.follows() } else { voice.leads() }
             }
             order = orders.recv() => if order.context("no orders any more")? == Order::Give {
                 let at = BootInstant::now();
+                own += 1;
                 let rows = client.query_typed(GIVE, &[(&seat.election, Type::TEXT), (&seat.me, Type::TEXT)]).await?;
                 ensure!(rows.len() == 1, "there is no row");
                 Voice::gives(at);
+                voice.follows();
             },
         }
     }

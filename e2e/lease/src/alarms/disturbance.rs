@@ -61,7 +61,7 @@ pub(crate) enum Expected {
     /// Each deposed one is a false alarm.
     NobodyDeposed,
     /// A count that sees nobody deposed sees nothing.
-    SomebodyDeposed,
+    EverybodyDeposed,
     /// It is told, and not judged.
     Anything,
 }
@@ -109,7 +109,7 @@ impl Disturbance {
             Failover::Fast300 => self == Self::Nothing,
         };
         match (self, failover) {
-            (Self::Frozen, Failover::Fast | Failover::Fast300) => Expected::SomebodyDeposed,
+            (Self::Frozen, Failover::Fast | Failover::Fast300) => Expected::EverybodyDeposed,
             _ if harmless => Expected::NobodyDeposed,
             _ => Expected::Anything,
         }

@@ -64,7 +64,7 @@ impl Table {
                 Some(cell) if cell.rounds >= rounds => {
                     let expected = disturbance.expected(failover);
                     if expected == Expected::NobodyDeposed && cell.deposed > 0
-                        || expected == Expected::SomebodyDeposed && cell.deposed == 0
+                        || expected == Expected::EverybodyDeposed && cell.deposed < cell.leaders
                     {
                         missed.push(format!("{name}: {} of {} leaders deposed", cell.deposed, cell.leaders));
                     }
@@ -92,7 +92,7 @@ impl Table {
                 let cell = self.cells.get(&(*disturbance, failover)).cloned().unwrap_or_default();
                 let remark = match disturbance.expected(failover) {
                     Expected::NobodyDeposed => "",
-                    Expected::SomebodyDeposed => " (as it must be)",
+                    Expected::EverybodyDeposed => " (as it must be)",
                     Expected::Anything => " (not judged)",
                 };
                 text.push_str(&format!(" {:<40}", format!("{}{remark}", cell.text())));

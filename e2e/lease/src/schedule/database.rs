@@ -22,6 +22,12 @@ impl Schedule<'_> {
             self.lane.server.shift_wall_clock(fault.hours)?;
             return Ok((since, Some(since + fault.hold)));
         }
+        if fault.kind == Kind::EndSessions {
+            let since = BootInstant::now();
+            let end = "SELECT FROM pg_stat_activity WHERE application_name = 'pollux-lock' HAVING count(pg_terminate_backend(pid)) > 0";
+            ensure!(self.lane.query(end).await?.is_some(), DidNotTake("there is no session".into()));
+            return Ok((since, None));
+        }
         if fault.kind == Kind::DatabaseFreeze {
             self.lane.server.freeze();
             self.stays_silent(fault.hold).await?;

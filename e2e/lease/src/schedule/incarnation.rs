@@ -137,7 +137,8 @@ impl Schedule<'_> {
         }
         let back = BootInstant::now();
         self.note(format!("epoch {granted} was granted, the row is at {known}"));
-        // Without a standby or a snapshot it is up to the lease what may be lost.
+        ensure!(kind != Kind::LostTail || known >= granted, "epoch {granted} was granted, and is lost");
+        // Without a standby or a snapshot it is up to the lease what may be lost: nothing that a fence rests on.
         let went_back = forgotten && (known < granted || kind == Kind::LostTail);
         ensure!(went_back, DidNotTake(format!("epoch {granted} is still known")));
         Ok(back)

@@ -1,8 +1,11 @@
 //! How faults of contenders and of the way to the database begin, end, and show that they had an effect.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use pollux_lease::BootInstant;
 use pollux_postgres::Proxy;
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::{Begun, Calm, DidNotTake, LOOK, RESTARTABLE, Schedule};
@@ -173,18 +176,32 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    async fn set_ttl(&mut self, fault: &Fault) -> Result<()> {
-        let (resource, ttl) = (resource(self.bot), fault.ttl);
-        self.longest = self.longest.max(ttl);
+    pub(super) const fn failover(&self) -> &'static str {
+        if self.fast { "Fast" } else { "Ttl" }
+    }
+
+    /// Of a session fence that fits into these TTLs.
+    pub(super) async fn put_setting(&mut self, ttl: Duration) -> Result<()> {
+        let resource = resource(self.bot);
+        let json = json!({
+            "leaseDurationSeconds": ttl.as_secs_f64(),
+            "failover": self.failover(),
+            "fast": {"fenceMilliseconds": 300, "sessionTimeoutMilliseconds": 600},
+        });
         let put = format!(
-            "SELECT pollux.put_setting('{}', '{}', '{}', {}, NULL, '{{\"leaseDurationSeconds\": {}}}')",
+            "SELECT pollux.put_setting('{}', '{}', '{}', {}, NULL, '{json}')",
             resource.cluster,
             resource.namespace,
             resource.name,
             self.samples.len(),
-            ttl.as_secs_f64()
         );
-        self.lane.query(&put).await?;
+        self.lane.query(&put).await.map(drop)
+    }
+
+    async fn set_ttl(&mut self, fault: &Fault) -> Result<()> {
+        let ttl = fault.ttl;
+        self.longest = self.longest.max(ttl);
+        self.put_setting(ttl).await?;
         let written = format!("SELECT FROM pollux.lease WHERE bot_id = {} AND ttl_ms = {}", self.bot, ttl.as_millis());
         let deadline = BootInstant::now() + fault.kind.bound(self.longest);
         while self.lane.query(&written).await?.is_none() {

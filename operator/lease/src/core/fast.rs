@@ -130,6 +130,14 @@ impl Core {
 
     /// A renewal is sent that writes this.
     pub(super) fn binds(&mut self, proof: Option<SessionProof>) {
+        match proof {
+            Some(_) if self.keeps(Rule::BoundWhenSent) => self.bind(proof),
+            None if !self.keeps(Rule::UnboundWhenConfirmed) => self.lane.bound = None,
+            _ => {}
+        }
+    }
+
+    fn bind(&mut self, proof: Option<SessionProof>) {
         if let (Some(proof), Some(locked)) = (proof, self.lane.locked) {
             self.lane.bound = Some(Bound { proof, alive: locked.alive });
         }
@@ -137,8 +145,10 @@ impl Core {
 
     /// The row is confirmed to name this.
     pub(super) fn unbinds(&mut self, proof: Option<SessionProof>) {
-        if proof.is_none() {
-            self.lane.bound = None;
+        match proof {
+            Some(_) if !self.keeps(Rule::BoundWhenSent) => self.bind(proof),
+            Some(_) => {}
+            None => self.lane.bound = None,
         }
     }
 
@@ -188,6 +198,7 @@ impl Core {
             }
             return;
         }
+        let sent = if self.keeps(Rule::HeartbeatFromSending) { sent } else { now };
         let Some(locked) = &mut self.lane.locked else { return };
         locked.alive = sent;
         let key = locked.key;

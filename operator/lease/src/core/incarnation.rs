@@ -47,7 +47,7 @@ impl Core {
     /// The row is ours, and nobody else can have been given the lease: our fence holds, and we have not given it away.
     fn vouches(&self, now: BootInstant) -> bool {
         let Some(row) = self.row.as_ref().filter(|row| self.is_me(row)) else { return false };
-        let kept = row.epoch > self.ordered;
+        let kept = row.epoch > self.ordered || !self.keeps(Rule::VouchedWithoutAnOrder);
         // The session's fence, too: after it a candidate may have been granted the lease on the session's end.
         let within = self.keeps(Rule::VouchedWithinTheSession);
         let fence = |last| if within { self.effective(last) } else { last.fence };

@@ -42,6 +42,12 @@ pub(super) enum Rule {
     AlreadyTrying,
     /// A leader whose row names a session acts only while its heartbeats are answered.
     BoundByTheSession,
+    /// A heartbeat counts from the moment before it was sent.
+    HeartbeatFromSending,
+    /// The holder is bound by its session when the renewal that says so is sent,
+    BoundWhenSent,
+    /// and until one that says nothing of it is confirmed.
+    UnboundWhenConfirmed,
     /// A session whose heartbeat another backend answered is given up, so that the row names it no longer.
     ALostSessionIsGivenUp,
     // === a server that forgets ===
@@ -52,6 +58,8 @@ pub(super) enum Rule {
     DoubtIsWaitedOut,
     /// Only a holder that hears of the new incarnation before its fence vouches for its row.
     VouchedWithinTheFence,
+    /// And only one that has sent no order that gives the row away.
+    VouchedWithoutAnOrder,
     /// In Fast that is the fence of its session, after which somebody may have been granted the lease on the session's end.
     VouchedWithinTheSession,
     /// What was seen in an earlier incarnation is no evidence.

@@ -373,7 +373,7 @@ impl World {
     fn judge(&mut self, before: &Row, asker: &Asker, statement: &Statement) {
         match &statement.call {
             Call::Renew { epoch, .. } | Call::Handover { epoch, .. } => self.witness.acted(*epoch, &asker.id),
-            Call::Takeover { epoch, renew_seq, evidence: Evidence::Ttl, .. }
+            Call::Takeover { epoch, renew_seq, evidence: Evidence::Ttl | Evidence::Session, .. }
                 if (*epoch, *renew_seq) != (before.epoch, before.renew_seq) =>
             {
                 self.witness.fails(Invariant::I8);

@@ -125,9 +125,13 @@ impl Net {
     /// A statement was carried out.
     pub(super) fn judge(&mut self, before: &Row, sender: &str, statement: &Statement, done: bool) {
         let after = self.server.row.clone();
-        let deposed = before.holder.as_deref() != Some(sender);
-        if done && deposed && matches!(statement.call, Call::Renew { .. } | Call::Handover { .. }) {
-            self.violated(|_| format!("I5: {sender} is deposed and has done {:?}", statement.call));
+        // Also by what the server has forgotten.
+        let last = self.seen.last;
+        if let Call::Renew { epoch, .. } | Call::Handover { epoch, .. } = statement.call
+            && done
+            && epoch < last
+        {
+            self.violated(|_| format!("I5: {sender} was deposed by epoch {last} and has done {:?}", statement.call));
         }
         if (after.epoch, &after.holder) == (before.epoch, &before.holder) {
             return;
@@ -136,8 +140,7 @@ impl Net {
             self.violated(|_| format!("I3: a new holder under an old epoch: {after:?}"));
         }
         if after.epoch != before.epoch {
-            if after.epoch <= self.seen.last {
-                let last = self.seen.last;
+            if after.epoch <= last {
                 self.violated(|_| format!("I2: an epoch again: {after:?} after {last}"));
             }
             self.seen.last = after.epoch;
