@@ -119,7 +119,7 @@ variants! {
     a_heartbeat_dated_from_its_answer: I4 falls without HeartbeatFromSending, among fast, 2 of [Pause, EndSession];
     a_holder_that_is_bound_when_its_renewal_is_answered: I4 falls without BoundWhenSent, among fast, 2 of [Hold, EndSession];
     a_holder_that_is_free_when_it_says_so: I4 falls without UnboundWhenConfirmed, among fast, 2 of [Hold, EndSession];
-    vouching_after_an_order: I5 falls without VouchedWithoutAnOrder, among two, 2 of [GiveToSuccessor, Forget];
+    vouching_after_an_order: I4 falls without VouchedWithoutAnOrder, among two, 2 of [GiveToSuccessor, Forget];
     vouching_after_the_fence_of_the_session: I5 falls without VouchedWithinTheSession, among fast, 2 of [Cut, Forget];
 }
 
