@@ -178,23 +178,29 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION pollux.lease_of(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
+-- The caller's lease of a bot, if he knows its token. Whose he is is asked for within the query: a handover waits for every call.
+CREATE FUNCTION pollux.lease_of(b bigint, s text, digest bytea) RETURNS pollux.lease
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     l pollux.lease;
 BEGIN
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s;
+    SELECT * INTO l FROM pollux.lease x
+     WHERE x.tenant = coalesce((SELECT g.tenant FROM pollux.login g WHERE g.name = session_user), '')
+       AND x.bot_id = b AND x.server = s;
     PERFORM pollux.authorise(l, digest);
     RETURN l;
 END $$;
 
 -- The same, locked until the commit.
-CREATE FUNCTION pollux.lock_lease(t text, b bigint, s text, digest bytea) RETURNS pollux.lease
+CREATE FUNCTION pollux.lock_lease(b bigint, s text, digest bytea) RETURNS pollux.lease
 LANGUAGE plpgsql AS $$
 DECLARE
     l pollux.lease;
 BEGIN
-    SELECT * INTO l FROM pollux.lease WHERE tenant = t AND bot_id = b AND server = s FOR NO KEY UPDATE;
+    SELECT * INTO l FROM pollux.lease x
+     WHERE x.tenant = coalesce((SELECT g.tenant FROM pollux.login g WHERE g.name = session_user), '')
+       AND x.bot_id = b AND x.server = s
+       FOR NO KEY UPDATE OF x;
     PERFORM pollux.authorise(l, digest);
     RETURN l;
 END $$;
@@ -434,13 +440,12 @@ $$;
 CREATE FUNCTION pollux.look(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t text := pollux.tenant();
-    l pollux.lease := pollux.lease_of(t, b, s, digest);
+    l pollux.lease := pollux.lease_of(b, s, digest);
 BEGIN
     IF l.holder = me AND l.grant_beat IS NOT NULL AND NOT l.handover_expected THEN
         RETURN pollux.answer(true, l);
     END IF;
-    RETURN pollux.answer(true, l) || jsonb_build_object('around', pollux.around(t, b, s, me));
+    RETURN pollux.answer(true, l) || jsonb_build_object('around', pollux.around(l.tenant, b, s, me));
 END $$;
 
 -- A candidate's sign of life, and a look.
@@ -471,7 +476,7 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pollux.candidate c
                             WHERE c.tenant = t AND c.bot_id = b AND c.server = s AND c.beat_at > clock_timestamp() - interval '30 s');
     END IF;
-    PERFORM pollux.lease_of(t, b, s, digest);
+    PERFORM pollux.lease_of(b, s, digest);
     PERFORM pollux.note(t, b, s, me, number, now_ready, now_leaving, who, new_report);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
@@ -487,7 +492,7 @@ DECLARE
     renewed boolean;
 BEGIN
     PERFORM pollux.durably();
-    l := pollux.lease_of(t, b, s, digest);
+    l := pollux.lease_of(b, s, digest);
     UPDATE pollux.lease
        SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
            session_key = key, session_fence_ms = fence,
@@ -565,13 +570,14 @@ END $$;
 CREATE FUNCTION pollux.acquire(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, ttl integer) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t    text := pollux.tenant();
+    t    text;
     next bigint;
     l    pollux.lease;
     c    pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    l := pollux.lock_lease(t, b, s, digest);
+    l := pollux.lock_lease(b, s, digest);
+    t := l.tenant;
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF (l.holder IS NULL AND l.epoch = e AND known = pollux.incarnation() AND pollux.may_lead(c)) IS NOT TRUE THEN
         RETURN pollux.answer(false, t, b, s, me);
@@ -591,14 +597,15 @@ CREATE FUNCTION pollux.takeover(b bigint, s text, digest bytea, me text, known t
                                 evidence text, ttl integer, vacate boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t    text := pollux.tenant();
+    t    text;
     next bigint;
     l    pollux.lease;
     c    pollux.candidate;
     why  text := CASE evidence WHEN 'pod' THEN 'AgentRestarted' ELSE 'LeaseExpired' END;
 BEGIN
     PERFORM pollux.durably();
-    l := pollux.lock_lease(t, b, s, digest);
+    l := pollux.lock_lease(b, s, digest);
+    t := l.tenant;
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF (l.holder IS NOT NULL AND l.epoch = e AND l.renew_seq = seq AND c.id IS NOT NULL
         AND known = pollux.incarnation()
@@ -622,10 +629,10 @@ END $$;
 CREATE FUNCTION pollux.expect_handover(b bigint, s text, digest bytea, me text, e bigint, expected boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t text := pollux.tenant();
+    t text;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.lease_of(t, b, s, digest);
+    t := (pollux.lease_of(b, s, digest)).tenant;
     UPDATE pollux.lease SET handover_expected = expected
      WHERE tenant = t AND bot_id = b AND server = s AND holder = me AND epoch = e AND handover_expected <> expected;
     IF FOUND THEN
@@ -642,7 +649,7 @@ CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, known t
                                 only_pod text, otherwise text, why text, drain bigint, outcome text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t    text := pollux.tenant();
+    t    text;
     next bigint;
     l    pollux.lease;
     c    pollux.candidate;
@@ -650,7 +657,8 @@ DECLARE
     best pollux.candidate;
 BEGIN
     PERFORM pollux.durably();
-    l := pollux.lock_lease(t, b, s, digest);
+    l := pollux.lock_lease(b, s, digest);
+    t := l.tenant;
     SELECT * INTO c FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     IF (l.holder = me AND l.epoch = e AND c.id IS NOT NULL AND known = pollux.incarnation()) IS NOT TRUE THEN
         RETURN pollux.answer(false, t, b, s, me);
@@ -684,10 +692,10 @@ END $$;
 CREATE FUNCTION pollux.depart(b bigint, s text, digest bytea, me text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t text := pollux.tenant();
+    t text;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.lease_of(t, b, s, digest);
+    t := (pollux.lease_of(b, s, digest)).tenant;
     PERFORM pollux.wake_observers(t, b, s);
     DELETE FROM pollux.candidate WHERE tenant = t AND bot_id = b AND server = s AND id = me;
     RETURN pollux.answer(true, t, b, s, me);
@@ -700,11 +708,11 @@ END $$;
 CREATE FUNCTION pollux.gap(b bigint, s text, digest bytea, me text, e bigint, ago bigint) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t    text := pollux.tenant();
+    t    text;
     since timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM pollux.lease_of(t, b, s, digest);
+    t := (pollux.lease_of(b, s, digest)).tenant;
     UPDATE pollux.handover
        SET old_us = CASE WHEN from_party ->> 'id' = me
                          THEN greatest(0, ago - extract(epoch FROM since - at) * 1000000 - coalesce(idle_us, 0)) ELSE old_us END,
@@ -729,9 +737,9 @@ END $$;
 CREATE FUNCTION pollux.rotate(b bigint, s text, digest bytea, me text, new_digest bytea) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t text := pollux.tenant();
+    t text;
 BEGIN
-    PERFORM pollux.lease_of(t, b, s, digest);
+    t := (pollux.lease_of(b, s, digest)).tenant;
     UPDATE pollux.lease
        SET former_digest = token_digest, former_until = clock_timestamp() + interval '10 min', token_digest = new_digest
      WHERE tenant = t AND bot_id = b AND server = s AND token_digest = digest AND token_digest <> new_digest;
