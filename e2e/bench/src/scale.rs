@@ -40,7 +40,8 @@ pub(crate) const API: &str = "https://api.telegram.org";
 const BEGIN: &str = "SELECT count(*) FROM (
     SELECT pollux.beat(b, $3, $4, 'agent-' || b, 1, true, false, $5, '{}') FROM generate_series($1::bigint, $2::bigint) b) s";
 const ACQUIRE: &str = "SELECT count(*) FROM (
-    SELECT pollux.acquire(b, $3, $4, 'agent-' || b, pollux.incarnation(), 0, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
+    SELECT pollux.acquire(bot_id, $3, $4, 'agent-' || bot_id, pollux.incarnation(), epoch, epoch, $5) AS a
+      FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2) s
     WHERE (a -> 'done')::boolean";
 pub(crate) const ROWS: &str =
     "SELECT bot_id, epoch, renew_seq, incarnation FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2 ORDER BY bot_id";

@@ -26,7 +26,8 @@ const REGISTER: &str = "SELECT count(*) FROM (
     SELECT pollux.beat(b, $3, $4, m || b / 500, 1, true, false, $5, '{}')
       FROM generate_series($1::bigint, $2::bigint) b, unnest(ARRAY['holder-', 'standby-']) m) s";
 const ACQUIRE: &str = "SELECT count(*) FROM (
-    SELECT pollux.acquire(b, $3, $4, 'holder-' || b / 500, pollux.incarnation(), 0, 0, $5) AS a FROM generate_series($1::bigint, $2::bigint) b) s
+    SELECT pollux.acquire(bot_id, $3, $4, 'holder-' || bot_id / 500, pollux.incarnation(), epoch, epoch, $5) AS a
+      FROM pollux.lease WHERE bot_id BETWEEN $1 AND $2) s
     WHERE (a -> 'done')::boolean";
 const RENEW: &str = "SELECT bot, seq FROM pollux.renew_all($1, $2, $3, $4, $5, $6, $7, $8, NULL, NULL, $9)";
 const BEAT: &str = "SELECT bot FROM pollux.beat_all($1, $2, $3, $4, $5)";
