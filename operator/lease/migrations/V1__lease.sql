@@ -487,12 +487,14 @@ CREATE FUNCTION pollux.renew(b bigint, s text, digest bytea, me text, known text
                              now_ready boolean, now_leaving boolean, who jsonb, new_report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t       text := pollux.tenant();
+    t       text;
     l       pollux.lease;
     renewed boolean;
 BEGIN
     PERFORM pollux.durably();
     l := pollux.lease_of(b, s, digest);
+    -- Without a row it is asked for: whoever may not speak for the namespace is told so below.
+    t := coalesce(l.tenant, pollux.tenant());
     UPDATE pollux.lease
        SET renew_seq = renew_seq + 1, incarnation = known, ttl_ms = ttl, grant_beat = NULL,
            session_key = key, session_fence_ms = fence,
