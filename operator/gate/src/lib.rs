@@ -36,6 +36,6 @@ mod token;
 mod upstream;
 
 pub use gate::{Config, Gate, StartError, Upstream};
-pub use settings::Settings;
+pub use settings::{Delivery, Ordering, PendingUpdates, Settings};
 pub use status::{BotIdentity, DrainOutcome, Drained, Event, Leadership, Status, TokenState};
 pub use token::{Token, TokenError};

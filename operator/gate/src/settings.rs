@@ -2,6 +2,38 @@
 
 use std::time::Duration;
 
+/// When Telegram is told that the bot has an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// As soon as the bot says so. Exactly once in planned changes; what a bot had only in memory is lost in a crash.
+    #[default]
+    Transparent,
+    /// When the bot has been heard of since, or [`Settings::settle`] has passed: at least once, also in a crash.
+    Settled,
+}
+
+/// What becomes of a bot's wish to drop its pending updates (R17, R18).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PendingUpdates {
+    /// They are kept: every start of a new version would lose messages otherwise.
+    #[default]
+    Keep,
+    /// They are dropped if nobody has led this bot for a long time.
+    ColdStart,
+    /// The bot decides.
+    PassThrough,
+}
+
+/// What a handover waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ordering {
+    /// The bot has finished everything that it was given: updates are handled in order, across pods too.
+    #[default]
+    Strict,
+    /// The bot has acknowledged everything; its handlers may still work while the successor polls.
+    Fast,
+}
+
 /// Durations and bounds of the gate. Every field may be changed at any time ([`crate::Gate::set_settings`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -11,8 +43,18 @@ pub struct Settings {
     pub max_batch: u16,
     /// A drain takes at most this long (R32).
     pub drain_timeout: Duration,
-    /// Shortest silence of a bot that counts as "has finished" (R32.2).
-    pub quiet: Duration,
+    /// When Telegram is told that the bot has an update.
+    pub delivery: Delivery,
+    /// With [`Delivery::Settled`]: an update is settled this long after its delivery.
+    pub settle: Duration,
+    /// The bot gets no more updates while so many are unsettled (R27); no such bound when absent.
+    pub max_unsettled: Option<u16>,
+    /// What becomes of a bot's wish to drop its pending updates.
+    pub pending_updates: PendingUpdates,
+    /// What a handover waits for.
+    pub ordering: Ordering,
+    /// The silence of a bot that counts as "has finished" (R32.2); absent: the gate finds out.
+    pub quiet: Option<Duration>,
     /// The silence that is waited for while updates are owed and nothing is known yet about this bot's pace (R32.2).
     pub quiet_unknown: Duration,
     /// Nothing delivered and no call for this long: a drain waits for no silence (R32.2).
@@ -33,7 +75,12 @@ impl Default for Settings {
             long_poll: Duration::from_secs(50),
             max_batch: 20,
             drain_timeout: Duration::from_secs(20),
-            quiet: Duration::from_secs(2),
+            delivery: Delivery::default(),
+            settle: Duration::from_secs(3),
+            max_unsettled: None,
+            pending_updates: PendingUpdates::default(),
+            ordering: Ordering::default(),
+            quiet: None,
             quiet_unknown: Duration::from_secs(10),
             idle: Duration::from_secs(30),
             poll_gap: Duration::from_secs(60),

@@ -31,6 +31,9 @@ const SMALLEST_BATCH: u16 = 2;
 /// The bot is taken for idle after at least this silence, when its next poll was held back (R27).
 const SHORTEST_HOLD: Duration = Duration::from_secs(1);
 
+/// Shortest silence that counts as "has finished", unless a user knows better (R32.2).
+const SHORTEST_QUIET: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// Delivered and not acknowledged yet.
@@ -148,9 +151,9 @@ impl Work {
             return now;
         }
         let quiet = match (self.owed, self.longest) {
-            (0, _) => settings.quiet.max(doubled),
+            (0, _) => settings.quiet.unwrap_or(SHORTEST_QUIET).max(doubled),
             (_, None) => settings.quiet_unknown,
-            _ => settings.quiet.max(doubled).max(self.pace.unwrap_or_default() * 2),
+            _ => settings.quiet.unwrap_or(SHORTEST_QUIET).max(doubled).max(self.pace.unwrap_or_default() * 2),
         };
         last + quiet
     }

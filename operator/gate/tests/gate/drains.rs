@@ -12,7 +12,7 @@ use crate::support::{Bot, LIMIT, Rig, TOKEN, emulator, event, polls, push};
 
 /// Handlers take 60 ms here, so the silence that counts can be short.
 fn quick() -> Settings {
-    Settings { quiet: Duration::from_millis(300), ..Settings::default() }
+    Settings { quiet: Some(Duration::from_millis(300)), ..Settings::default() }
 }
 
 /// A bot as most libraries are: it acknowledges when it has queued, and a task answers each update.

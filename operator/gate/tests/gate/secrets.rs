@@ -41,7 +41,7 @@ async fn the_token_is_in_no_log_line_at_any_level() {
     let guard = tracing::subscriber::set_default(subscriber);
     let emulator = emulator().await;
     let settings = Settings {
-        quiet: Duration::from_millis(50),
+        quiet: Some(Duration::from_millis(50)),
         get_me_patience: Duration::from_millis(300),
         token_check: Duration::from_millis(10),
         ..Settings::default()
