@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::core::Outcome;
 use crate::link::{Answer, LinkError};
@@ -13,6 +15,20 @@ use crate::link::{Answer, LinkError};
 pub(crate) struct Update {
     pub(crate) id: i64,
     pub(crate) kind: &'static str,
+    /// When it was sent, in seconds since 1970; only messages and posts say that.
+    pub(crate) date: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Dated {
+    date: Option<u64>,
+}
+
+/// The updates as they stand in the answer.
+#[derive(Deserialize)]
+struct Listed<'a> {
+    #[serde(borrow)]
+    result: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +89,18 @@ pub(crate) fn read(answer: &Result<Answer, LinkError>) -> (Outcome, Vec<Update>)
     (refused(answer.status, &refusal), Vec::new())
 }
 
+/// The answer with only `take` of its updates, those after the first `skip`, byte for byte; `None` if it has not so many.
+pub(crate) fn part(body: &Bytes, skip: usize, take: usize) -> Option<Bytes> {
+    let updates = serde_json::from_slice::<Listed<'_>>(body).ok()?.result;
+    let kept = updates.get(skip..skip.checked_add(take)?)?;
+    let at = |update: &RawValue| update.get().as_ptr().addr() - body.as_ptr().addr();
+    let list = match (kept.first(), kept.last()) {
+        (Some(first), Some(last)) => body.get(at(first)..at(last) + last.get().len())?,
+        _ => &[],
+    };
+    Some([br#"{"ok":true,"result":["#, list, b"]}"].concat().into())
+}
+
 fn refused(status: u16, refusal: &Refusal) -> Outcome {
     match status {
         401 | 404 => Outcome::Unauthorized,
@@ -101,7 +129,7 @@ impl<'de> Visitor<'de> for UpdateVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Update, A::Error> {
         let mut id = None;
-        let mut kind = "other";
+        let (mut kind, mut date) = ("other", None);
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             if name == "update_id" {
                 id = Some(map.next_value()?);
@@ -110,10 +138,14 @@ impl<'de> Visitor<'de> for UpdateVisitor {
             if let Some(known) = KINDS.iter().find(|known| **known == name) {
                 kind = known;
             }
+            if matches!(kind, "message" | "channel_post") && date.is_none() && name == kind {
+                date = map.next_value::<Dated>()?.date;
+                continue;
+            }
             map.next_value::<IgnoredAny>()?;
         }
         let id = id.ok_or_else(|| serde::de::Error::missing_field("update_id"))?;
-        Ok(Update { id, kind })
+        Ok(Update { id, kind, date })
     }
 }
 
@@ -130,7 +162,21 @@ mod tests {
         let body = r#"{"ok":true,"result":[{"update_id":7,"message":{"text":"\"}","date":1}},{"brand_new":[1],"update_id":8}]}"#;
         let (outcome, updates) = read(&Ok(Answer { status: 200, body: body.into() }));
         assert_eq!(outcome, Outcome::Updates(vec![7, 8]));
-        assert_eq!(updates, [Update { id: 7, kind: "message" }, Update { id: 8, kind: "other" }]);
+        let message = Update { id: 7, kind: "message", date: Some(1) };
+        assert_eq!(updates, [message, Update { id: 8, kind: "other", date: None }]);
+    }
+
+    #[test]
+    fn a_part_of_an_answer_has_the_bytes_that_telegram_sent() {
+        let first = r#"{"update_id":7,"message":{"text":"\"}, {","date":1}}"#;
+        let second = "{ \"update_id\" :8,\n\"x\":1e2}";
+        let third = r#"{"update_id":9,"message":{"text":"\u00e9 é"}}"#;
+        let body = Bytes::from(format!(r#" {{"result": [ {first} ,{second}, {third} ], "ok" : true}}"#));
+        let of = |skip, take| part(&body, skip, take).map(|part| String::from_utf8(part.to_vec()).unwrap());
+        assert_eq!(of(1, 2), Some(format!(r#"{{"ok":true,"result":[{second}, {third}]}}"#)));
+        assert_eq!(of(0, 1), Some(format!(r#"{{"ok":true,"result":[{first}]}}"#)));
+        assert_eq!(of(3, 0), Some(r#"{"ok":true,"result":[]}"#.to_owned()));
+        assert_eq!(of(2, 2), None);
     }
 
     #[test]

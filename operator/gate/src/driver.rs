@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::answer;
+use crate::answer::{self, Update};
 use crate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
 use crate::fence::{self, Fence};
 use crate::link::{Job, Link, LinkEvent};
@@ -73,8 +73,11 @@ pub(crate) struct Driver {
     held: HashMap<RequestId, oneshot::Sender<Held>>,
     drains: Vec<oneshot::Sender<Drained>>,
     identity: Option<BotIdentity>,
-    /// The upstream answer of the step that is being done.
+    /// The upstream answer of the step that is being done, and what is in it.
     body: Bytes,
+    updates: Vec<Update>,
+    /// Who waits for a drain is told when the status says so too.
+    drained: Option<Drained>,
 }
 
 // === impl Shared ===
@@ -109,6 +112,8 @@ impl Driver {
             drains: Vec::new(),
             identity: None,
             body: Bytes::new(),
+            updates: Vec::new(),
+            drained: None,
         }
     }
 
@@ -163,6 +168,11 @@ impl Driver {
             }
         }
         self.publish();
+        if let Some(drained) = self.drained.take() {
+            for waiting in self.drains.drain(..) {
+                let _ = waiting.send(drained.clone());
+            }
+        }
     }
 
     fn act(&mut self, action: Action) -> Option<Input> {
@@ -175,8 +185,8 @@ impl Driver {
                 self.end_poll("cancelled");
             }
             Action::Warm => self.link.warm(),
-            Action::DeleteWebhook => {
-                tokio::spawn(crate::proxy::delete_webhook(self.shared.clone()));
+            Action::DeleteWebhook { drop } => {
+                tokio::spawn(crate::proxy::delete_webhook(self.shared.clone(), drop));
             }
             Action::Emit(event) => self.emit(event),
             Action::Drained(drained) => {
@@ -188,21 +198,28 @@ impl Driver {
                     confirmed = drained.confirmed,
                     "drained"
                 );
-                for waiting in self.drains.drain(..) {
-                    let _ = waiting.send(drained.clone());
-                }
+                self.drained = Some(drained);
             }
         }
         None
     }
 
     fn answer(&mut self, request: RequestId, reply: Reply) -> Option<Input> {
-        let held = match reply {
-            Reply::Empty => Held::Empty,
-            Reply::Updates => Held::Updates(self.body.clone()),
+        let answer = self.held.remove(&request);
+        let Reply::Updates { skip, take } = reply else {
+            let _ = answer.map(|answer| answer.send(Held::Empty));
+            return None;
         };
-        let sent = self.held.remove(&request).is_some_and(|answer| answer.send(held).is_ok());
-        (!sent && reply == Reply::Updates).then_some(Input::Undelivered(request))
+        let body = if skip == 0 && take == self.updates.len() {
+            Some(self.body.clone())
+        } else {
+            answer::part(&self.body, skip, take)
+        };
+        self.shared.metrics.received(self.updates.iter().skip(skip).take(take));
+        let held = body.map_or(Held::Empty, Held::Updates);
+        let delivers = matches!(held, Held::Updates(_));
+        let sent = answer.is_some_and(|answer| answer.send(held).is_ok());
+        (!sent || !delivers).then_some(Input::Undelivered(request))
     }
 
     fn poll(&mut self, id: PollId, query: &PollQuery, patience: Duration) {
@@ -231,10 +248,11 @@ impl Driver {
                     warn!(poll = id.0, status = answer.status, "poll refused");
                 }
                 self.end_poll(&code);
-                self.shared.metrics.received(&updates);
                 self.body = result.map(|answer| answer.body).unwrap_or_default();
+                self.updates = updates;
                 self.feed(Input::PollEnded(id, outcome));
                 self.body = Bytes::new();
+                self.updates = Vec::new();
             }
         }
     }

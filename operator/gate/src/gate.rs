@@ -18,7 +18,7 @@ use crate::driver::{Driver, Message, Shared};
 use crate::fence::{self, Fence};
 use crate::metrics::Metrics;
 use crate::upstream::{Origin, Tokens};
-use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, server};
+use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, pending, server};
 
 /// Where the Bot API is.
 #[derive(Clone, Debug)]
@@ -95,6 +95,7 @@ impl Gate {
         let stopped = CancellationToken::new();
         tokio::spawn(Driver::new(shared.clone(), inbox, published, events.clone()).run());
         tokio::spawn(get_me::identify(shared.clone()));
+        tokio::spawn(pending::watch(shared.clone()));
         let serving = server::serve(shared.clone(), listener);
         let done = stopped.clone();
         tokio::spawn(async move {
@@ -150,7 +151,8 @@ impl Gate {
     }
 
     /// Stops delivering, waits until the bot has finished, confirms at Telegram (R32 steps 1-3). The lease must still be
-    /// renewed meanwhile; hand it over as soon as this returns. The gate polls no more until it is told of a later epoch.
+    /// renewed meanwhile; hand it over as soon as this returns. The gate polls no more until it is told of a later epoch, or
+    /// until [`Gate::resume`].
     /// Several calls are one drain. On a standby this returns at once (R34).
     pub async fn drain(&self) -> Drained {
         let (done, drained) = oneshot::channel();
@@ -163,6 +165,24 @@ impl Gate {
             owed: 0,
             confirmed: true,
         })
+    }
+
+    /// Waits until the bot's handlers have finished after a drain, or the drain's limit has passed. Returns at once but with
+    /// [`crate::Ordering::Fast`]: there [`Gate::drain`] returns when everything is acknowledged.
+    pub async fn finished(&self) {
+        // The driver ends with the runtime.
+        let _ = self.status().wait_for(|status| !status.finishing).await;
+    }
+
+    /// The lease was kept: takes one [`Gate::drain`] back. When all are taken back, the gate polls again under the same epoch.
+    pub fn resume(&self) {
+        self.shared.input(Input::Resume);
+    }
+
+    /// Under this epoch nobody had led for so long that a bot's wish to drop its pending updates is passed on
+    /// ([`crate::PendingUpdates::ColdStart`]). To be called before [`Gate::set_leadership`] tells of the epoch.
+    pub fn cold_start(&self, epoch: i64) {
+        self.shared.input(Input::ColdStart { epoch });
     }
 
     /// The pod ends: never polls again and lets the bot's last `getUpdates` calls return quickly (R32.5).

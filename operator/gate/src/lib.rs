@@ -28,6 +28,7 @@ mod gate;
 mod get_me;
 mod link;
 mod metrics;
+mod pending;
 mod proxy;
 mod server;
 mod settings;

@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     calls: Family<Call, Counter>,
     call_duration: Family<Called, Histogram, fn() -> Histogram>,
     pub(crate) late_requests: Counter,
+    update_age: Histogram,
+    pending: Gauge,
 }
 
 /// The methods that are counted by name. A few: each has a histogram.
@@ -85,6 +87,8 @@ impl Metrics {
             calls: Family::default(),
             call_duration: Family::new_with_constructor(call_buckets),
             late_requests: Counter::default(),
+            update_age: Histogram::new([1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 3600.0]),
+            pending: Gauge::default(),
         }))
     }
 
@@ -98,10 +102,20 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn received(&self, updates: &[Update]) {
+    /// The bot is given these.
+    pub(crate) fn received<'a>(&self, updates: impl Iterator<Item = &'a Update>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for update in updates {
             self.updates.get_or_create(&Kind { r#type: update.kind }).inc();
+            if let Some(date) = update.date {
+                self.update_age.observe(now.saturating_sub(Duration::from_secs(date)).as_secs_f64());
+            }
         }
+    }
+
+    /// Telegram has so many updates for the bot; `None`: this replica does not lead, and does not ask.
+    pub(crate) fn pending(&self, count: Option<i64>) {
+        self.pending.set(count.unwrap_or_default());
     }
 
     pub(crate) fn unconfirmed(&self, count: usize) {
@@ -121,8 +135,12 @@ impl Metrics {
         registry.register("pollux_agent_poll_duration_seconds", took, self.poll_duration.clone());
         let last = "When Telegram last answered a getUpdates request with 200";
         registry.register("pollux_agent_last_successful_poll_timestamp_seconds", last, self.last_poll.clone());
-        let updates = "Updates received from Telegram, by type";
+        let updates = "Updates of Telegram that the bot was given, by type";
         registry.register("pollux_agent_updates_received", updates, self.updates.clone());
+        let age = "From the date of a message, which is in whole seconds, until the bot is given it";
+        registry.register("pollux_agent_update_age_seconds", age, self.update_age.clone());
+        let pending = "Updates that Telegram has for the bot, asked once a minute while this replica leads; else 0";
+        registry.register("pollux_agent_pending_updates", pending, self.pending.clone());
         let unconfirmed = "Updates that the bot was given and has not acknowledged";
         registry.register("pollux_agent_updates_unconfirmed", unconfirmed, self.unconfirmed.clone());
         let calls = "Bot API calls of the bot, by method and status code";

@@ -47,9 +47,10 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath) -> Self {
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
-        shared.input(Input::CallStarted { counts });
+        let started = BootInstant::now();
+        shared.input(Input::CallStarted { counts, began: started });
         let method = metrics::label(if path.file { "file" } else { &path.method });
-        Self { shared: shared.clone(), method, counts, started: BootInstant::now(), status: 0, finished: false }
+        Self { shared: shared.clone(), method, counts, started, status: 0, finished: false }
     }
 
     /// An answer that the gate has in full.
@@ -66,14 +67,14 @@ impl Finished for Call {
             return;
         }
         self.shared.metrics.called(self.method, self.status, BootInstant::now() - self.started);
-        self.shared.input(Input::CallEnded { counts: self.counts });
+        self.shared.input(Input::CallEnded { counts: self.counts, began: self.started });
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.finished {
-            self.shared.input(Input::CallEnded { counts: false });
+            self.shared.input(Input::CallEnded { counts: false, began: self.started });
         }
     }
 }
@@ -199,12 +200,16 @@ fn rewritten(parts: &http::response::Parts) -> Response<Body> {
     answer
 }
 
-/// Deletes the webhook for the bot, without dropping updates, a few times until it works (R18).
-pub(crate) async fn delete_webhook(shared: Arc<Shared>) {
+/// Deletes the webhook for the bot, and its pending updates only if they are to be dropped (R17), a few times until it works (R18).
+pub(crate) async fn delete_webhook(shared: Arc<Shared>, drop_pending: bool) {
     let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) { "/test" } else { "" };
     let mut pause = Duration::from_millis(500);
+    let query = drop_pending.then_some("drop_pending_updates=true");
     for _ in 0..5 {
-        let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/deleteWebhook"), None);
+        if drop_pending && !shared.fence.holds() {
+            break;
+        }
+        let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/deleteWebhook"), query);
         let Some(uri) = shared.origin.uri(path) else {
             break;
         };

@@ -182,7 +182,7 @@ impl Drop for Waiting {
 async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let shared = connection.shared.clone();
     let Some(mut path) = BotPath::parse(request.uri().path()) else {
-        return own(&shared, request.uri().path());
+        return own(&shared, request.method(), request.uri().path());
     };
     if !shared.tokens.knows(&path.token) {
         debug!(path = "/bot***", "a request with another token");
@@ -225,10 +225,7 @@ async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath, args: 
             answers::error(StatusCode::BAD_REQUEST, "Bad Request: webhook is managed by the gate")
         }
         Method::SetWebhook | Method::DeleteWebhook => {
-            if args.flag("drop_pending_updates") {
-                suppressed(shared, "deleteWebhook");
-            }
-            shared.input(Input::WebhookUnwanted);
+            shared.input(Input::WebhookUnwanted { drop: args.flag("drop_pending_updates") });
             answers::done("Webhook is already deleted")
         }
         Method::Close => answers::json(StatusCode::OK, r#"{"ok":true,"result":true}"#),
@@ -264,9 +261,14 @@ async fn get_updates(shared: &Arc<Shared>, path: &BotPath, args: &Args) -> Respo
     }
 }
 
-/// The gate's own pages, for jobs of the bot that only the leader may do.
-fn own(shared: &Shared, path: &str) -> Response<Body> {
+/// The gate's own pages: for jobs of the bot that only the leader may do, and for work that makes no calls.
+fn own(shared: &Shared, verb: &http::Method, path: &str) -> Response<Body> {
     match path {
+        "/busy" | "/idle" if verb == http::Method::POST => {
+            shared.input(if path == "/busy" { Input::Busy } else { Input::Idle });
+            answers::json(StatusCode::OK, Bytes::from_static(br#"{"ok":true}"#))
+        }
+        "/busy" | "/idle" => answers::error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         "/healthz" => answers::json(StatusCode::OK, Bytes::from_static(br#"{"ok":true}"#)),
         "/leader" => {
             let epoch = shared.status.borrow().leading.filter(|_| shared.fence.holds());

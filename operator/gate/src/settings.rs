@@ -8,7 +8,8 @@ pub enum Delivery {
     /// As soon as the bot says so. Exactly once in planned changes; what a bot had only in memory is lost in a crash.
     #[default]
     Transparent,
-    /// When the bot has been heard of since, or [`Settings::settle`] has passed: at least once, also in a crash.
+    /// When [`Settings::settle`] has passed since its delivery, no call that began within that time is open, and the bot has been
+    /// heard of as often as it was given something: at least once, also in a crash.
     Settled,
 }
 
@@ -67,6 +68,8 @@ pub struct Settings {
     pub get_me_patience: Duration,
     /// How often the token file is looked at.
     pub token_check: Duration,
+    /// How often a leader asks how many updates wait at Telegram.
+    pub pending_check: Duration,
 }
 
 impl Default for Settings {
@@ -87,6 +90,7 @@ impl Default for Settings {
             late_request_window: Duration::from_secs(10),
             get_me_patience: Duration::from_secs(4),
             token_check: Duration::from_secs(2),
+            pending_check: Duration::from_secs(60),
         }
     }
 }

@@ -63,8 +63,10 @@ pub struct Status {
     pub foreign_poller: bool,
     /// The gate polls with this epoch now; `None` on a standby, after the fence and while draining.
     pub leading: Option<i64>,
-    /// A drain has begun and this process has not led anew since.
+    /// A drain has begun, was not taken back, and this process has not led anew since.
     pub draining: bool,
+    /// A drain is over and the bot's handlers still work ([`crate::Ordering::Fast`]).
+    pub finishing: bool,
     /// API calls of the bot that are not finished.
     pub calls_in_flight: usize,
 }
@@ -123,7 +125,7 @@ pub struct Drained {
     pub duration: Duration,
     /// When this process's last upstream `getUpdates` (poll or confirmation) ended; `None` when it never polled.
     pub last_poll_ended: Option<BootInstant>,
-    /// Updates that were delivered and not acknowledged: Telegram gives them to the next leader again.
+    /// Updates that were delivered and not acknowledged, or that are not settled: Telegram gives them to the next leader again.
     pub unacknowledged: usize,
     /// Updates that the bot was probably still working on (deliveries without a call of the bot).
     pub owed: usize,

@@ -12,8 +12,12 @@
 //! * What a poll brought is delivered if all of this still holds; else it is dropped, and Telegram gives it to the next
 //!   leader (R8). Nothing is kept across polls (R29).
 //! * What Telegram refuses is the gate's business: it waits and asks again, while the bot is held (R11, R25, R26).
+//! * With [`crate::Delivery::Settled`] a poll's offset is no higher than the lowest update that the bot may still work on
+//!   ([`unsettled`]). While there is one, Telegram is asked by short polls, and what the bot has acknowledged is cut out of the
+//!   answers; then an ordinary poll with the bot's offset confirms it.
 //! * A drain ends delivery, waits for the bot, confirms (R32). After it, and after a pod's end was announced, nothing is
-//!   polled; only a later epoch ends the former.
+//!   polled; a later epoch ends the former, or everybody who asked for it takes it back. With [`crate::Ordering::Fast`] it does not
+//!   wait for handlers of what was acknowledged; that they have finished is told apart.
 //!
 //! `step` handles the event, then re-establishes all of the above from the state alone (`settle`), so a rule cannot be
 //! forgotten on one path. The time given is the guard: a late wake-up, or a process that was stopped for a minute, meets
@@ -24,6 +28,7 @@ mod polls;
 mod presence;
 mod trouble;
 mod types;
+mod unsettled;
 mod work;
 
 use std::sync::Arc;
@@ -31,13 +36,14 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use self::drain::{Acknowledged, Drain, Phase, Step};
+use self::drain::{Acknowledged, Phase};
 use self::polls::{Polls, Requests};
 use self::presence::{Change, Presence, earlier};
 use self::trouble::Trouble;
 pub use self::types::*;
+use self::unsettled::Unsettled;
 use self::work::Work;
-use crate::{BotIdentity, DrainOutcome, Drained, Event, Leadership, Settings, Status, TokenState};
+use crate::{BotIdentity, DrainOutcome, Event, Leadership, PendingUpdates, Settings, Status, TokenState};
 
 /// After the end of the pod was announced, a bot that still polls is answered this late: it must not spin (R32.5).
 const TERMINATED_WAIT: Duration = Duration::from_millis(250);
@@ -58,16 +64,27 @@ pub struct Core {
     phase: Phase,
     terminated: bool,
     drained_epoch: Option<i64>,
+    /// So many drains were asked for and not taken back.
+    drains: usize,
+    /// A drain is over, and the bot has until then to finish.
+    finishing_until: Option<BootInstant>,
     requests: Requests,
     polls: Polls,
     last_poll_ended: Option<BootInstant>,
     work: Work,
+    unsettled: Unsettled,
     acknowledged: Acknowledged,
     presence: Presence,
     trouble: Trouble,
     webhook_unwanted: bool,
     webhook_deleted_once: bool,
     webhook_active: bool,
+    /// The epoch that began with a cold start, until something was delivered.
+    cold: Option<i64>,
+    /// The bot of this standby asked to drop its pending updates.
+    drop_wished: bool,
+    /// They are being dropped.
+    dropping: bool,
     token: TokenState,
     wakeup: Option<BootInstant>,
     actions: Vec<Action>,
@@ -84,16 +101,22 @@ impl Core {
             phase: Phase::Serving,
             terminated: false,
             drained_epoch: None,
+            drains: 0,
+            finishing_until: None,
             requests: Requests::default(),
             polls: Polls::default(),
             last_poll_ended: None,
             work: Work::default(),
+            unsettled: Unsettled::default(),
             acknowledged: Acknowledged::default(),
             presence: Presence::default(),
             trouble: Trouble::new(seed),
             webhook_unwanted: false,
             webhook_deleted_once: false,
             webhook_active: false,
+            cold: None,
+            drop_wished: false,
+            dropping: false,
             token: TokenState::Unknown,
             wakeup: None,
             actions: Vec::new(),
@@ -132,6 +155,7 @@ impl Core {
             foreign_poller: self.trouble.foreign_until().is_some_and(|until| now < until),
             leading: self.lease.filter(|_| self.may_poll()).map(|lease| lease.epoch),
             draining: !matches!(self.phase, Phase::Serving),
+            finishing: self.finishing_until.is_some(),
             calls_in_flight: self.work.in_flight(),
         }
     }
@@ -163,25 +187,27 @@ impl Core {
             }
             Input::Undelivered(request) => {
                 if self.requests.last_delivered == Some(request) {
+                    if let Some(first) = self.work.first_unacknowledged() {
+                        self.unsettled.undelivered(first);
+                    }
                     self.work.undelivered();
                 }
             }
-            Input::CallStarted { counts } => {
-                self.work.call_started(counts, &self.settings, now);
+            Input::CallStarted { counts, began } => {
+                self.work.call_started(counts, began, &self.settings, now);
                 self.called(counts, now);
             }
-            Input::CallEnded { counts } => {
-                self.work.call_ended(counts, now);
+            Input::CallEnded { counts, began } => {
+                self.work.call_ended(counts, began, now);
                 self.called(counts, now);
             }
-            Input::WebhookUnwanted => {
-                self.webhook_unwanted = true;
-                if self.lease.is_some() && self.may_poll() {
-                    self.actions.push(Action::DeleteWebhook);
-                }
-            }
+            Input::Busy => self.work.busy(now),
+            Input::Idle => self.work.idle(),
+            Input::WebhookUnwanted { drop } => self.webhook_unwanted(drop),
+            Input::ColdStart { epoch } => self.cold = Some(epoch),
             Input::Suppressed(method) => self.emit(Event::Suppressed { method }),
             Input::WebhookDeleted(done) => {
+                self.dropping = false;
                 // Only the wait that the webhook caused is over, and not one that Telegram asked for.
                 if done && std::mem::take(&mut self.webhook_active) {
                     self.trouble.retry_now();
@@ -194,7 +220,11 @@ impl Core {
                 self.token = TokenState::Unknown;
                 self.trouble.retry_now();
             }
-            Input::Drain => self.start_drain(now),
+            Input::Drain => {
+                self.drains += 1;
+                self.start_drain(now);
+            }
+            Input::Resume => self.resume(now),
             Input::Terminate => self.terminate(now),
             Input::Tick => {}
         }
@@ -209,6 +239,7 @@ impl Core {
 
     fn stand_by(&mut self, now: BootInstant) {
         self.lease = None;
+        self.dropping = false;
         self.cancel_poll(now);
         if !self.requests.is_empty() && !self.terminated {
             // The lease may come back at any moment.
@@ -233,7 +264,9 @@ impl Core {
                 self.webhook_deleted_once = false;
                 if self.drained_epoch.is_none_or(|drained| epoch > drained) {
                     self.phase = Phase::Serving;
+                    self.drains = 0;
                 }
+                self.drop_if_cold();
             }
             _ => {
                 self.stand_by(now);
@@ -246,6 +279,51 @@ impl Core {
     fn may_poll(&self) -> bool {
         let drained = self.lease.is_some_and(|lease| self.drained_epoch.is_some_and(|epoch| lease.epoch <= epoch));
         matches!(self.phase, Phase::Serving) && !self.terminated && !drained
+    }
+
+    /// R17: whether this bot may drop its pending updates now.
+    fn may_drop(&self) -> bool {
+        let cold = self.lease.is_some_and(|lease| self.cold == Some(lease.epoch));
+        self.lease.is_some()
+            && self.may_poll()
+            && match self.settings.pending_updates {
+                PendingUpdates::Keep => false,
+                PendingUpdates::ColdStart => cold,
+                PendingUpdates::PassThrough => true,
+            }
+    }
+
+    /// The bot asked to drop its pending updates, and they are kept. A bot asks that when it starts, and then it is a standby:
+    /// its wish may come true when it leads.
+    fn keep_pending(&mut self, method: &'static str) {
+        if self.lease.is_none() && self.settings.pending_updates == PendingUpdates::ColdStart {
+            self.drop_wished = true;
+        } else {
+            self.emit(Event::Suppressed { method });
+        }
+    }
+
+    fn drop_if_cold(&mut self) {
+        if !std::mem::take(&mut self.drop_wished) {
+            return;
+        }
+        if self.may_drop() {
+            self.dropping = true;
+            self.actions.push(Action::DeleteWebhook { drop: true });
+        } else {
+            self.emit(Event::Suppressed { method: "getUpdates" });
+        }
+    }
+
+    fn webhook_unwanted(&mut self, drop: bool) {
+        self.webhook_unwanted = true;
+        let drops = drop && self.may_drop();
+        if drop && !drops {
+            self.keep_pending("deleteWebhook");
+        }
+        if self.lease.is_some() && self.may_poll() {
+            self.actions.push(Action::DeleteWebhook { drop: drops });
+        }
     }
 
     fn changed(&mut self, change: Option<Change>) {
@@ -292,6 +370,7 @@ impl Core {
         self.wake_at(self.lease.map(|lease| lease.fence));
         self.pass_time(now);
         self.progress_drain(now);
+        self.progress_finish(now);
         self.serve_newest(now);
         self.answer_due(now);
     }
@@ -301,121 +380,13 @@ impl Core {
     }
 
     fn pass_time(&mut self, now: BootInstant) {
-        let (change, wake) = self.presence.pass(self.settings.poll_gap, self.work.in_flight(), now);
+        let at_work = self.work.in_flight() + usize::from(self.work.busy_until(now).is_some());
+        let (change, wake) = self.presence.pass(self.settings.poll_gap, at_work, now);
         self.changed(change);
         self.wake_at(wake);
+        let settled = self.unsettled.pass(&mut self.work, &self.settings, now);
+        self.wake_at(settled);
         self.wake_at(self.trouble.foreign_until().filter(|until| now < *until));
-    }
-
-    fn start_drain(&mut self, now: BootInstant) {
-        match &self.phase {
-            Phase::Draining(_) => {}
-            Phase::Drained(drained) => {
-                let drained = drained.clone();
-                self.actions.push(Action::Drained(drained));
-            }
-            Phase::Serving => {
-                let Some(lease) = self.lease else {
-                    let drained = self.drained(DrainOutcome::Nothing, Duration::ZERO, true);
-                    self.actions.push(Action::Drained(drained));
-                    return;
-                };
-                self.drained_epoch = Some(lease.epoch);
-                self.cancel_poll(now);
-                // For the confirmation at its end.
-                self.actions.push(Action::Warm);
-                self.phase = Phase::Draining(Drain { started: now, step: Step::Finishing });
-            }
-        }
-    }
-
-    fn terminate(&mut self, now: BootInstant) {
-        self.terminated = true;
-        // The confirmation of a drain is not cut short: it is the last thing that this process says to Telegram.
-        if let Phase::Serving = self.phase {
-            self.cancel_poll(now);
-        }
-        self.requests.all_due(now);
-    }
-
-    fn progress_drain(&mut self, now: BootInstant) {
-        let Phase::Draining(Drain { started, step: Step::Finishing }) = self.phase else {
-            return;
-        };
-        let limit = started + self.settings.drain_timeout;
-        let nothing_given = self.work.highest().is_none() && self.acknowledged.missing().is_none();
-        let outcome = if nothing_given && self.work.in_flight() == 0 {
-            DrainOutcome::Nothing
-        } else if self.presence.gone() {
-            DrainOutcome::BotGone
-        } else if self.finished(now) {
-            DrainOutcome::Complete
-        } else if now >= limit {
-            DrainOutcome::TimedOut
-        } else {
-            self.wake_at(Some(limit));
-            return;
-        };
-        self.confirm(outcome, 1, now);
-    }
-
-    /// R32.2: the bot asks again, so the last batch is acknowledged; no call is open; it has been quiet.
-    fn finished(&mut self, now: BootInstant) -> bool {
-        let quiet_at = self.work.quiet_at(&self.settings, now);
-        if !self.presence.has_open_poll() || self.work.unacknowledged() > 0 || self.work.in_flight() > 0 {
-            return false;
-        }
-        if now < quiet_at {
-            self.wake_at(Some(quiet_at));
-            return false;
-        }
-        true
-    }
-
-    /// R32.3: Telegram gets the bot's last acknowledgement, unless it has it.
-    fn confirm(&mut self, outcome: DrainOutcome, tries: u8, now: BootInstant) {
-        let Some(offset) = self.acknowledged.missing() else {
-            self.finish_drain(outcome, true, now);
-            return;
-        };
-        if let Phase::Draining(drain) = &mut self.phase {
-            drain.step = Step::Confirming { outcome, tries };
-        }
-        let query = PollQuery { offset: Some(offset), limit: 1, timeout_seconds: 0, allowed_updates: None };
-        let action = self.polls.open(None, query, self.acknowledged.patience(offset));
-        self.actions.push(action);
-    }
-
-    fn confirmation_ended(&mut self, outcome: &Outcome, now: BootInstant) {
-        let Phase::Draining(Drain { step: Step::Confirming { outcome: ending, tries }, .. }) = self.phase else {
-            return;
-        };
-        let done = matches!(outcome, Outcome::Updates(_)) || self.acknowledged.missing().is_none();
-        if done || tries >= 2 {
-            self.finish_drain(ending, done, now);
-        } else {
-            self.confirm(ending, tries + 1, now);
-        }
-    }
-
-    fn finish_drain(&mut self, outcome: DrainOutcome, confirmed: bool, now: BootInstant) {
-        let Phase::Draining(Drain { started, .. }) = self.phase else {
-            return;
-        };
-        let drained = self.drained(outcome, now - started, confirmed);
-        self.phase = Phase::Drained(drained.clone());
-        self.actions.push(Action::Drained(drained));
-    }
-
-    fn drained(&self, outcome: DrainOutcome, duration: Duration, confirmed: bool) -> Drained {
-        Drained {
-            outcome,
-            duration,
-            last_poll_ended: self.last_poll_ended,
-            unacknowledged: self.work.unacknowledged(),
-            owed: self.work.owed(),
-            confirmed,
-        }
     }
 }
 

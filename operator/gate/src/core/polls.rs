@@ -6,8 +6,8 @@ use pollux_clock::BootInstant;
 
 use super::types::{Action, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
 use super::{AllowedUpdates, Core, Event};
-use crate::TokenState;
 use crate::core::TERMINATED_WAIT;
+use crate::{Delivery, TokenState};
 
 /// Telegram's longest poll.
 const LONGEST: i64 = 50;
@@ -22,6 +22,11 @@ const GRACE: Duration = Duration::from_secs(1);
 const GRACE_OF_SHORT: Duration = Duration::from_secs(4);
 /// After this much more than its time-out, an upstream poll has failed (R12).
 const UPSTREAM_SLACK: Duration = Duration::from_secs(10);
+/// While updates are unsettled, Telegram is asked this often. It answers at once, because it still has them; below half a second
+/// it would answer with one update only.
+const PACE: Duration = Duration::from_millis(600);
+/// The most updates of one answer.
+const LARGEST_ANSWER: usize = 100;
 /// An offset this far above the last delivery would be taken by Telegram, and delete updates that nobody has seen (R9).
 const TAIL: i64 = 10;
 
@@ -51,6 +56,8 @@ struct Open {
     /// Whom it serves; `None`: the confirmation of a drain.
     request: Option<RequestId>,
     query: PollQuery,
+    /// The offset that the bot sent.
+    wanted: Option<i64>,
     written: bool,
 }
 
@@ -59,6 +66,18 @@ struct Open {
 pub(super) struct Polls {
     last_id: u64,
     open: Option<Open>,
+    /// When the last one was asked, as far as is known.
+    last_asked: Option<BootInstant>,
+}
+
+// === impl PollArgs ===
+
+impl PollArgs {
+    /// As many updates as the bot takes.
+    fn most(&self) -> usize {
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        limit.filter(|limit| (1..=LARGEST_ANSWER).contains(limit)).unwrap_or(LARGEST_ANSWER)
+    }
 }
 
 // === impl Requests ===
@@ -96,19 +115,30 @@ impl Requests {
         let asked = Duration::from_secs(args.timeout.unwrap_or_default().clamp(0, LONGEST).unsigned_abs());
         let again = self.last_asked.is_some_and(|(last, at)| last == offset && now - at < HAMMER);
         self.last_asked = Some((offset, now));
-        let wait = if again { asked.max(HAMMER) } else { asked };
-        wait.min(longest)
+        let asked = asked.min(longest);
+        if again { asked.max(HAMMER) } else { asked }
     }
 }
 
 // === impl Polls ===
 
 impl Polls {
-    pub(super) fn open(&mut self, request: Option<RequestId>, query: PollQuery, patience: Duration) -> Action {
+    /// A confirmation serves no request.
+    pub(super) fn confirm(&mut self, query: PollQuery, patience: Duration) -> Action {
+        self.open(None, query.offset, query, patience)
+    }
+
+    fn open(
+        &mut self,
+        request: Option<RequestId>,
+        wanted: Option<i64>,
+        query: PollQuery,
+        patience: Duration,
+    ) -> Action {
         debug_assert!(self.open.is_none(), "two polls at once");
         self.last_id += 1;
         let id = PollId(self.last_id);
-        self.open = Some(Open { id, request, query: query.clone(), written: false });
+        self.open = Some(Open { id, request, query: query.clone(), wanted, written: false });
         Action::Poll { id, query, patience }
     }
 
@@ -121,10 +151,10 @@ impl Polls {
 
 impl Core {
     pub(super) fn asked(&mut self, id: RequestId, mut args: PollArgs, now: BootInstant) {
-        if args.offset.is_some_and(|offset| offset < 0) {
+        if args.offset.is_some_and(|offset| offset < 0) && !self.may_drop() {
             // R17: a negative offset deletes updates.
             self.presence.called(now);
-            self.emit(Event::Suppressed { method: "getUpdates" });
+            self.keep_pending("getUpdates");
             self.actions.push(Action::Answer(id, Reply::Empty));
             return;
         }
@@ -201,50 +231,84 @@ impl Core {
             return;
         };
         let fence = lease.fence;
-        if self.adopt_or_cancel(now) {
+        if self.dropping || self.adopt_or_cancel(now) {
             return;
         }
         let Some(request) = self.requests.newest() else {
             return;
         };
-        let left = request.due - now;
-        if request.asked && left < USEFUL {
+        let (id, wanted) = (request.id, request.args.offset);
+        if request.asked && request.due - now < USEFUL {
             return;
         }
         if let Some(retry) = self.trouble.retry_at().filter(|retry| now < *retry) {
             self.wake_at(Some(retry));
             return;
         }
-        if let Some(until) = self.work.hold_until(&self.settings, now) {
+        let lag = self.lag(wanted);
+        let pace = self.polls.last_asked.map(|last| last + PACE).filter(|at| lag.is_some() && now < *at);
+        if let Some(until) = pace.or_else(|| self.hold(wanted, now)) {
             self.wake_at(Some(until));
             return;
         }
-        let Some((id, query)) = self.query(fence, now) else {
+        let Some(query) = self.query(fence, now) else {
             return;
         };
         let patience = Duration::from_secs(query.timeout_seconds.into()) + UPSTREAM_SLACK;
-        let action = self.polls.open(Some(id), query, patience);
+        self.polls.last_asked = Some(now);
+        let action = self.polls.open(Some(id), wanted, query, patience);
         self.actions.push(action);
     }
 
-    fn query(&mut self, fence: BootInstant, now: BootInstant) -> Option<(RequestId, PollQuery)> {
-        let most = self.work.room(&self.settings);
+    /// What Telegram is told instead of the bot's offset, while something below it is unsettled.
+    pub(super) fn lag(&self, offset: Option<i64>) -> Option<i64> {
+        let offset = offset.filter(|offset| *offset > 0 && self.settings.delivery == Delivery::Settled)?;
+        self.unsettled.lowest().filter(|lowest| *lowest < offset)
+    }
+
+    /// R27: until when a bot that asks from `offset` on gets nothing, because it has enough to do.
+    fn hold(&mut self, offset: Option<i64>, now: BootInstant) -> Option<BootInstant> {
+        let full = self.vacancy(offset) == 0;
+        if let Some(until) = self.work.hold_until(full, &self.settings, now) {
+            return Some(until);
+        }
+        if !full {
+            return None;
+        }
+        // What was owed may have been forgiven just now.
+        let next = self.unsettled.pass(&mut self.work, &self.settings, now);
+        next.filter(|_| self.vacancy(offset) == 0)
+    }
+
+    /// How many more updates may be unsettled. Those that the bot asks for again are not counted.
+    fn vacancy(&self, offset: Option<i64>) -> usize {
+        let most = self.settings.max_unsettled.map_or(usize::MAX, |most| usize::from(most).max(1));
+        let most = if self.settings.delivery == Delivery::Settled { most.min(LARGEST_ANSWER) } else { most };
+        most.saturating_sub(self.unsettled.below(offset.unwrap_or_default()))
+    }
+
+    fn query(&mut self, fence: BootInstant, now: BootInstant) -> Option<PollQuery> {
         let allowed_updates = self.requests.allowed_updates.clone();
+        let offset = self.requests.newest()?.args.offset;
+        let most = usize::from(self.work.room(&self.settings)).min(self.vacancy(offset));
+        let lag = self.lag(offset);
+        // Those that the bot has acknowledged come again, before the new ones.
+        let hidden = lag.and(offset).map_or(0, |offset| self.unsettled.below(offset));
         let request = self.requests.newest()?;
         request.asked = true;
         // The tenth makes up for the time since the request arrived: a second less would be a gap without a poll.
         let left = (request.due - now + Duration::from_millis(100)).as_secs();
-        let timeout = if request.wait.is_zero() { 0 } else { left };
-        // Not beyond the fence, so that a process that is stopped leaves no poll behind; but no row of short polls.
-        let timeout = timeout.min((fence - now).as_secs().max(1));
-        let limit = request.args.limit.filter(|limit| (1..=100).contains(limit)).unwrap_or(100);
-        let query = PollQuery {
-            offset: request.args.offset,
-            limit: u16::try_from(limit).unwrap_or(100).min(most),
+        let timeout = if request.wait.is_zero() || lag.is_some() { 0 } else { left };
+        // At the fence the poll is cancelled here, so it may be longer. What a stopped process leaves behind at Telegram is over
+        // when a successor that waits for the lease's time to live begins; an earlier one ends it by its own first poll.
+        let timeout = timeout.min((fence - now).max(self.settings.late_request_window).as_secs().max(1));
+        let limit = (hidden + request.args.most().min(most)).min(LARGEST_ANSWER);
+        Some(PollQuery {
+            offset: lag.or(offset),
+            limit: u16::try_from(limit).unwrap_or(1),
             timeout_seconds: u16::try_from(timeout).unwrap_or(0),
             allowed_updates,
-        };
-        Some((request.id, query))
+        })
     }
 
     /// An open poll is kept if it serves the newest request, or asks for the same; else it is cancelled.
@@ -255,7 +319,7 @@ impl Core {
         let subscribed = open.query.allowed_updates == self.requests.allowed_updates;
         let newest = self.requests.newest();
         let same = newest.as_ref().is_some_and(|newest| {
-            !newest.wait.is_zero() && newest.args.offset == open.query.offset && newest.args.limit != Some(1)
+            !newest.wait.is_zero() && newest.args.offset == open.wanted && newest.args.limit != Some(1)
         });
         match newest {
             Some(newest) if open.request == Some(newest.id) => return true,
@@ -286,6 +350,7 @@ impl Core {
             return;
         };
         open.written = true;
+        self.polls.last_asked = Some(at);
         let offset = open.query.offset;
         let serves = open.request.is_some();
         self.acknowledged.written(offset, at);
@@ -310,7 +375,10 @@ impl Core {
             return;
         };
         match outcome {
-            Outcome::Updates(ids) => self.polled(request, &ids, now),
+            Outcome::Updates(ids) => {
+                let hides = open.query.offset != open.wanted;
+                self.polled(request, &ids, hides, now);
+            }
             Outcome::Conflict => self.conflict(now),
             Outcome::WebhookActive => self.webhook_met(now),
             Outcome::FloodWait(wait) => self.trouble.flood_wait(wait, now),
@@ -324,7 +392,7 @@ impl Core {
     }
 
     /// R8: the lease is valid here (`step` has looked at the fence), and a drain would have cancelled the poll.
-    fn polled(&mut self, id: RequestId, ids: &[i64], now: BootInstant) {
+    fn polled(&mut self, id: RequestId, ids: &[i64], hides: bool, now: BootInstant) {
         self.trouble.answered();
         self.token = TokenState::Accepted;
         self.webhook_active = false;
@@ -332,12 +400,25 @@ impl Core {
             return;
         };
         let worthwhile = !request.wait.is_zero() && request.due - now >= USEFUL;
-        if !ids.is_empty() {
+        let offset = request.args.offset.filter(|_| hides).unwrap_or_default();
+        let skip = ids.iter().take_while(|id| **id < offset).count();
+        let new = &ids[skip..];
+        // Of those that were to be skipped, some may have expired.
+        let new = &new[..new.len().min(request.args.most())];
+        if !new.is_empty() {
             self.requests.last_delivered = Some(id);
-            self.work.delivered(ids, now);
-            self.answer(id, Reply::Updates, now);
+            self.cold = None;
+            self.delivered(new, now);
+            self.answer(id, Reply::Updates { skip, take: new.len() }, now);
         } else if !worthwhile {
             self.answer(id, Reply::Empty, now);
+        }
+    }
+
+    fn delivered(&mut self, ids: &[i64], now: BootInstant) {
+        self.work.delivered(ids, now);
+        if self.settings.delivery == Delivery::Settled || self.settings.max_unsettled.is_some() {
+            self.unsettled.delivered(ids, now);
         }
     }
 
@@ -357,7 +438,7 @@ impl Core {
         self.webhook_active = true;
         if self.webhook_unwanted && !self.webhook_deleted_once {
             self.webhook_deleted_once = true;
-            self.actions.push(Action::DeleteWebhook);
+            self.actions.push(Action::DeleteWebhook { drop: false });
         }
     }
 }

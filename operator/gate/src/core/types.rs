@@ -35,7 +35,7 @@ pub struct PollArgs {
 /// The arguments of an upstream `getUpdates`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollQuery {
-    /// The bot's offset, never a higher one (R9).
+    /// The bot's offset or a lower one, never a higher one (R9).
     pub offset: Option<i64>,
     /// At most so many updates.
     pub limit: u16,
@@ -104,14 +104,30 @@ pub enum Input {
     CallStarted {
         /// Whether it is one of those that a handler makes.
         counts: bool,
+        /// When.
+        began: BootInstant,
     },
     /// It was answered in full or broken off by the bot.
     CallEnded {
         /// Whether it was answered, and is one of those that a handler makes.
         counts: bool,
+        /// When it was called.
+        began: BootInstant,
     },
+    /// The bot works on something that makes no call (`POST /busy`).
+    Busy,
+    /// It has done that (`POST /idle`).
+    Idle,
     /// The bot called `deleteWebhook`, or `setWebhook` without a URL (R18).
-    WebhookUnwanted,
+    WebhookUnwanted {
+        /// It asked to drop the pending updates too (R17).
+        drop: bool,
+    },
+    /// In the epoch that is about to begin this process leads after nobody has for long (R17, `ColdStart`).
+    ColdStart {
+        /// The lease's epoch.
+        epoch: i64,
+    },
     /// The edge did not pass on a call of this method, or a part of it (R18, R19, R21).
     Suppressed(&'static str),
     /// What came of [`Action::DeleteWebhook`].
@@ -126,6 +142,8 @@ pub enum Input {
     TokenChanged,
     /// Drain (R32).
     Drain,
+    /// Take one [`Input::Drain`] back: the lease was kept.
+    Resume,
     /// The pod ends (R32.5).
     Terminate,
     /// Nothing but time has passed.
@@ -137,8 +155,13 @@ pub enum Input {
 pub enum Reply {
     /// `{"ok":true,"result":[]}`.
     Empty,
-    /// The upstream answer that is being handled in this step.
-    Updates,
+    /// Of the upstream answer that is being handled in this step, the updates but the first `skip`, `take` of them.
+    Updates {
+        /// The bot has acknowledged so many, and Telegram does not know yet.
+        skip: usize,
+        /// So many are for the bot.
+        take: usize,
+    },
 }
 
 /// What the edge has to do, in this order.
@@ -159,8 +182,11 @@ pub enum Action {
     Cancel(PollId),
     /// Have a connection to Telegram ready: the bot waits here, so this gate may have to poll at any moment.
     Warm,
-    /// Call `deleteWebhook` upstream, without dropping updates.
-    DeleteWebhook,
+    /// Call `deleteWebhook` upstream.
+    DeleteWebhook {
+        /// Drop the pending updates too (R17).
+        drop: bool,
+    },
     /// Tell the owner.
     Emit(Event),
     /// The drain is over.

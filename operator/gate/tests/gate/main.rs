@@ -2,6 +2,7 @@
 //! against the Bot API emulator, or against scripted servers where a server has to misbehave.
 
 mod calls;
+mod crashes;
 mod drains;
 mod polls;
 mod presence;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pollux_gate::core::{Closed, ConnectionId, Input, Outcome, PollArgs, Reply, RequestId};
-use pollux_gate::{DrainOutcome, Leadership};
+use pollux_gate::{DrainOutcome, Leadership, Ordering, Settings};
 
 use super::World;
 
@@ -55,7 +55,7 @@ fn r32_an_acknowledgement_that_telegram_has_not_is_confirmed() {
     world.brings(&[4]);
     let drained = &world.drained[0];
     assert!(drained.confirmed && drained.outcome == DrainOutcome::Complete);
-    assert!(!world.answers.iter().any(|answer| answer.1 == Reply::Updates && answer.0 != RequestId(1)));
+    assert!(world.answers.iter().all(|answer| answer.1 == Reply::Empty || answer.0 == RequestId(1)));
 }
 
 #[test]
@@ -128,11 +128,12 @@ fn r32_a_drain_waits_for_the_call_in_flight_and_for_the_acknowledgement() {
     world.lead_for(1, 3_600_000);
     world.ask(1, 50);
     world.brings(&[1]);
-    world.step(Input::CallStarted { counts: true });
+    let began = world.now;
+    world.step(Input::CallStarted { counts: true, began });
     world.step(Input::Drain);
     world.pass(12_000);
     assert_eq!(world.drained, [], "the call goes on");
-    world.step(Input::CallEnded { counts: true });
+    world.step(Input::CallEnded { counts: true, began });
     world.pass(7000);
     assert_eq!(world.drained, [], "the batch is not acknowledged");
     world.ask(2, 50);
@@ -267,4 +268,148 @@ fn a_bot_that_dies_while_draining_ends_the_drain() {
         world.brings(&[]);
     }
     assert_eq!(world.drained[0].outcome, DrainOutcome::BotGone);
+}
+
+fn fast() -> World {
+    let mut world = World::with(Settings { ordering: Ordering::Fast, ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1, 2]);
+    world
+}
+
+#[test]
+fn r32_fast_hands_over_when_everything_is_acknowledged_and_tells_when_the_bot_has_finished() {
+    let mut world = fast();
+    world.step(Input::Drain);
+    world.pass(500);
+    assert_eq!(world.drained, [], "the batch is not acknowledged");
+    world.ask(3, 50);
+    assert_eq!(world.query().offset, Some(3), "at once, though its handlers are at work");
+    world.brings(&[]);
+    assert_eq!((world.drained[0].outcome, world.drained[0].owed), (DrainOutcome::Complete, 2));
+    assert!(world.status().finishing);
+    world.step(Input::Leadership(Leadership::Standby));
+    world.pass(3000);
+    world.call(100);
+    world.call(100);
+    assert!(world.status().finishing);
+    world.pass(6999);
+    assert!(world.status().finishing);
+    world.pass(1);
+    assert!(!world.status().finishing, "silent for twice its longest silence");
+}
+
+#[test]
+fn r33_fast_does_not_wait_for_handlers_beyond_the_limit_of_the_drain() {
+    let mut world = fast();
+    world.step(Input::Drain);
+    world.ask(3, 50);
+    world.step(Input::CallStarted { counts: true, began: world.now });
+    world.brings(&[]);
+    world.step(Input::Leadership(Leadership::Standby));
+    world.pass(19_999);
+    assert!(world.status().finishing);
+    world.pass(1);
+    assert!(!world.status().finishing);
+}
+
+#[test]
+fn r32_strict_has_finished_when_it_is_drained() {
+    let mut world = busy();
+    world.step(Input::Drain);
+    world.pass(2000);
+    world.brings(&[]);
+    assert!(world.drained.len() == 1 && !world.status().finishing);
+}
+
+#[test]
+fn r31_a_drain_that_is_taken_back_polls_on_under_the_same_epoch() {
+    let mut world = busy();
+    world.pass(31_000);
+    world.step(Input::Drain);
+    assert_eq!(world.drained.len(), 1);
+    world.step(Input::Resume);
+    assert!(world.poll.is_some() && world.status().leading == Some(1) && !world.status().draining);
+    world.brings(&[2]);
+    assert!(world.given(RequestId(2), 1));
+}
+
+#[test]
+fn r31_a_drain_that_is_taken_back_before_its_end_is_none() {
+    let mut world = busy();
+    world.step(Input::Drain);
+    world.pass(100);
+    world.step(Input::Resume);
+    assert!(world.poll.is_some() && world.drained.is_empty());
+    world.brings(&[2]);
+    world.ask(3, 50);
+    world.step(Input::Drain);
+    world.pass(20_000);
+    assert!(world.poll.is_some(), "the second drain confirms");
+}
+
+/// The pod ends while a directed handover fails.
+#[test]
+fn r36_a_drain_that_two_asked_for_is_not_taken_back_by_one() {
+    let mut world = busy();
+    world.pass(31_000);
+    world.step(Input::Drain);
+    world.step(Input::Drain);
+    world.step(Input::Resume);
+    assert!(world.poll.is_none() && world.status().draining);
+    world.step(Input::Resume);
+    assert!(world.poll.is_some());
+}
+
+#[test]
+fn r31_what_was_drained_is_taken_back_also_after_the_fence_had_passed() {
+    let mut world = busy();
+    world.lead_for(1, 40_000);
+    world.pass(31_000);
+    world.step(Input::Drain);
+    world.pass(10_000);
+    world.ask(2, 50);
+    world.lead(1);
+    assert!(world.poll.is_none());
+    world.step(Input::Resume);
+    assert!(world.poll.is_some());
+}
+
+#[test]
+fn r31_a_terminating_gate_does_not_resume() {
+    let mut world = busy();
+    world.pass(31_000);
+    world.step(Input::Drain);
+    world.step(Input::Terminate);
+    world.step(Input::Resume);
+    world.ask(2, 50);
+    assert!(world.poll.is_none());
+}
+
+#[test]
+fn r32_a_bot_that_says_it_is_busy_is_waited_for() {
+    let mut world = busy();
+    world.step(Input::Busy);
+    world.step(Input::Busy);
+    world.pass(9000);
+    world.step(Input::Drain);
+    world.step(Input::Idle);
+    world.pass(3000);
+    assert!(world.drained.is_empty() && world.poll.is_none(), "one of two jobs is left");
+    world.step(Input::Idle);
+    assert!(world.poll.is_some() || !world.drained.is_empty());
+}
+
+#[test]
+fn r32_a_bot_that_forgot_to_say_that_it_is_idle_is_idle_after_ten_minutes() {
+    let mut world = busy();
+    world.lead_for(1, 3_600_000);
+    world.step(Input::Busy);
+    world.pass(599_999);
+    world.ask(2, 50);
+    world.step(Input::Drain);
+    assert_eq!(world.drained, []);
+    world.pass(1);
+    assert_eq!(world.drained[0].outcome, DrainOutcome::Complete);
 }

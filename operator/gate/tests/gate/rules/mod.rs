@@ -3,6 +3,7 @@
 mod draining;
 mod polling;
 mod presence;
+mod settled;
 
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<Event>,
     pub(crate) drained: Vec<Drained>,
     pub(crate) deletes: usize,
+    /// Of these, with the pending updates.
+    pub(crate) drops: usize,
     pub(crate) cancels: usize,
 }
 
@@ -41,6 +44,7 @@ impl World {
             events: Vec::new(),
             drained: Vec::new(),
             deletes: 0,
+            drops: 0,
             cancels: 0,
         }
     }
@@ -58,7 +62,10 @@ impl World {
                     self.cancels += 1;
                 }
                 Action::Warm => {}
-                Action::DeleteWebhook => self.deletes += 1,
+                Action::DeleteWebhook { drop } => {
+                    self.deletes += 1;
+                    self.drops += usize::from(drop);
+                }
                 Action::Emit(event) => self.events.push(event),
                 Action::Drained(drained) => self.drained.push(drained),
             }
@@ -123,10 +130,20 @@ impl World {
         &self.poll.as_ref().expect("a poll is open").1
     }
 
+    pub(crate) fn query_offset(&self) -> Option<i64> {
+        self.poll.as_ref().and_then(|poll| poll.1.offset)
+    }
+
     pub(crate) fn call(&mut self, ms: u64) {
-        self.step(Input::CallStarted { counts: true });
+        let began = self.now;
+        self.step(Input::CallStarted { counts: true, began });
         self.pass(ms);
-        self.step(Input::CallEnded { counts: true });
+        self.step(Input::CallEnded { counts: true, began });
+    }
+
+    /// All updates of the answer were for the bot.
+    pub(crate) fn given(&self, request: RequestId, count: usize) -> bool {
+        self.answered(request) == Some(Reply::Updates { skip: 0, take: count })
     }
 
     pub(crate) fn answered(&self, request: RequestId) -> Option<Reply> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pollux_gate::core::{Input, Outcome, PollArgs, Reply};
-use pollux_gate::{Event, TokenState};
+use pollux_gate::{Event, PendingUpdates, Settings, TokenState};
 
 use super::{TTL, World};
 
@@ -59,7 +59,7 @@ fn r06_the_held_request_becomes_the_first_poll_with_what_is_left_of_its_time() {
     assert_eq!(world.query().offset, Some(17));
     assert_eq!(world.query().timeout_seconds, 7);
     world.brings(&[17]);
-    assert_eq!(world.answered(request), Some(Reply::Updates));
+    assert!(world.given(request, 1));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn r07_a_batch_is_bounded_and_a_smaller_limit_is_kept() {
 }
 
 #[test]
-fn r07_a_poll_does_not_outlive_the_fence_and_is_repeated_until_the_bots_timeout() {
+fn r07_a_poll_does_not_outlive_the_lease_and_is_repeated_until_the_bots_timeout() {
     let mut world = World::new();
     world.lead(1);
     let request = world.ask(1, 30);
@@ -116,14 +116,47 @@ fn r07_a_poll_does_not_outlive_the_fence_and_is_repeated_until_the_bots_timeout(
     assert!(polls.iter().all(|seconds| (1..=10).contains(seconds)), "{polls:?}");
 }
 
+/// In Fast failover the fence is a second ahead and moves on twice a second.
 #[test]
 fn r07_a_short_fence_makes_no_row_of_short_polls() {
     let mut world = World::new();
-    world.lead_for(1, 600);
+    world.lead_for(1, 1000);
+    let request = world.ask(1, 30);
+    let mut polls = Vec::new();
+    while world.answered(request).is_none() {
+        let seconds = world.query().timeout_seconds;
+        polls.push(seconds);
+        for _ in 0..seconds * 2 {
+            world.pass(500);
+            world.lead_for(1, 1000);
+        }
+        world.brings(&[]);
+    }
+    assert_eq!(polls, [10, 10, 10], "no longer than the lease: a stopped process leaves nothing that outlives it");
     world.ask(1, 30);
-    assert_eq!(world.query().timeout_seconds, 1, "the fence cancels it here");
-    world.pass(600);
-    assert_eq!(world.cancels, 1);
+    world.pass(1000);
+    assert_eq!(world.cancels, 1, "at the fence it is cancelled here");
+}
+
+/// Telegram holds a repeated short poll for three seconds, so a bot that polls so is held as long, whatever the bound: else each
+/// of its polls would end in a reset.
+#[test]
+fn r07_a_bound_of_one_second_makes_no_row_of_resets() {
+    let mut world = World::with(Settings { long_poll: Duration::from_secs(1), ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    let mut last = None;
+    for _ in 0..6 {
+        let request = world.ask(1, 30);
+        let seconds = u64::from(world.query().timeout_seconds);
+        let hammers = last.is_some_and(|last| world.now - last < Duration::from_secs(3));
+        assert!(seconds >= if hammers { 3 } else { 1 });
+        last = Some(world.now);
+        world.pass(seconds * 1000);
+        assert_eq!(world.answered(request), None);
+        world.brings(&[]);
+        assert_eq!(world.answered(request), Some(Reply::Empty));
+    }
+    assert_eq!(world.cancels, 0);
 }
 
 #[test]
@@ -188,7 +221,7 @@ fn r10_the_newest_request_is_served_and_the_older_one_waits_for_its_timeout() {
     world.pass(1);
     assert_eq!(world.answered(older), Some(Reply::Empty));
     world.brings(&[2]);
-    assert_eq!(world.answered(newest), Some(Reply::Updates));
+    assert!(world.given(newest, 1));
 }
 
 #[test]
@@ -201,7 +234,7 @@ fn r10_a_repeated_request_takes_over_the_open_poll() {
     world.step(Input::Abandoned(older));
     assert_eq!(world.cancels, 0, "the poll serves the newer request");
     world.brings(&[1]);
-    assert_eq!(world.answered(newest), Some(Reply::Updates));
+    assert!(world.given(newest, 1));
 }
 
 #[test]
@@ -323,10 +356,113 @@ fn r17_a_negative_offset_is_answered_at_once_and_reaches_nobody() {
     }
 }
 
+fn policy(pending_updates: PendingUpdates) -> World {
+    World::with(Settings { pending_updates, ..Settings::default() })
+}
+
+#[test]
+fn r17_pass_through_lets_the_leaders_bot_drop_and_a_standbys_not() {
+    let mut world = policy(PendingUpdates::PassThrough);
+    let held = world.ask(-1, 30);
+    assert_eq!(world.answered(held), Some(Reply::Empty));
+    world.step(Input::WebhookUnwanted { drop: true });
+    world.lead_for(1, 60_000);
+    assert_eq!(
+        (world.drops, world.deletes),
+        (0, 0),
+        "its predecessor's bot is at work: nothing is dropped at a takeover"
+    );
+    let asked = world.ask(-1, 0);
+    assert_eq!(world.query().offset, Some(-1));
+    world.brings(&[9]);
+    assert!(world.given(asked, 1));
+    world.step(Input::WebhookUnwanted { drop: true });
+    assert_eq!((world.drops, world.deletes), (1, 1));
+}
+
+/// A bot asks when it starts, and then its gate is a standby's.
+#[test]
+fn r17_a_cold_start_fulfils_the_wish_of_a_bot_that_asked_before_it_led() {
+    for by_webhook in [false, true] {
+        let mut world = policy(PendingUpdates::ColdStart);
+        if by_webhook {
+            world.step(Input::WebhookUnwanted { drop: true });
+        } else {
+            world.ask(-1, 0);
+        }
+        world.ask(0, 30);
+        world.step(Input::ColdStart { epoch: 3 });
+        world.lead_for(3, 60_000);
+        assert_eq!((world.drops, world.poll.is_none()), (1, true), "nothing of the old is delivered meanwhile");
+        world.step(Input::WebhookDeleted(true));
+        assert_eq!(world.query().offset, Some(0));
+        world.brings(&[7]);
+        world.ask(8, 30);
+        let again = world.ask(-1, 0);
+        assert_eq!(world.answered(again), Some(Reply::Empty), "a restart of the bot is no cold start");
+        assert_eq!(world.events.last(), Some(&Event::Suppressed { method: "getUpdates" }));
+    }
+}
+
+#[test]
+fn r17_a_warm_start_keeps_what_waits() {
+    let mut world = policy(PendingUpdates::ColdStart);
+    world.ask(-1, 0);
+    world.ask(0, 30);
+    world.step(Input::ColdStart { epoch: 2 });
+    world.lead_for(3, 60_000);
+    assert_eq!((world.drops, world.query().offset), (0, Some(0)));
+    assert_eq!(world.events, [Event::Suppressed { method: "getUpdates" }]);
+}
+
+#[test]
+fn r17_a_drop_that_fails_does_not_stop_the_bot() {
+    let mut world = policy(PendingUpdates::ColdStart);
+    world.ask(-1, 0);
+    world.ask(0, 30);
+    world.step(Input::ColdStart { epoch: 1 });
+    world.lead_for(1, 60_000);
+    world.step(Input::WebhookDeleted(false));
+    assert_eq!(world.query().offset, Some(0));
+}
+
+#[test]
+fn r27_no_more_updates_are_given_than_may_be_unsettled() {
+    let mut world = World::with(Settings { max_unsettled: Some(3), ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    assert_eq!(world.query().limit, 3);
+    world.brings(&[1, 2]);
+    world.ask(3, 50);
+    assert_eq!(world.query().limit, 1);
+    world.brings(&[3]);
+    world.ask(4, 50);
+    assert!(world.poll.is_none(), "three are at work");
+    for _ in 0..3 {
+        world.call(50);
+    }
+    world.pass(2849);
+    assert!(world.poll.is_none());
+    world.pass(1);
+    assert_eq!((world.query().offset, world.query().limit), (Some(4), 3), "delivered three seconds ago and answered");
+}
+
+#[test]
+fn r27_a_bot_that_answers_nothing_is_not_starved_by_the_bound() {
+    let mut world = World::with(Settings { max_unsettled: Some(1), ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    for id in 1..5 {
+        world.ask(id, 50);
+        assert!(world.poll.is_some(), "{id}");
+        world.brings(&[id]);
+        world.pass(3000);
+    }
+}
+
 #[test]
 fn r18_a_webhook_that_the_bot_does_not_want_is_deleted_once_on_a_conflict() {
     let mut world = World::new();
-    world.step(Input::WebhookUnwanted);
+    world.step(Input::WebhookUnwanted { drop: false });
     assert_eq!(world.deletes, 0, "a standby deletes nothing");
     world.lead_for(1, 60_000);
     world.ask(1, 30);
@@ -434,7 +570,7 @@ fn r29_nothing_is_kept_for_a_bot_that_was_gone_when_its_answer_came() {
     let again = world.ask(1, 30);
     assert_eq!(world.query().offset, Some(1), "Telegram is asked for them again");
     world.brings(&[1, 2]);
-    assert_eq!(world.answered(again), Some(Reply::Updates));
+    assert!(world.given(again, 2));
 }
 
 #[test]
