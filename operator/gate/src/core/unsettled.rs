@@ -5,7 +5,8 @@
 //! handler's), and not owed ([`super::work`]: a one-worker queue outlasts any `settle`). What a crash takes with it comes
 //! again from Telegram. Only ids are kept; the updates themselves stay where they are.
 //!
-//! What a drain would not wait for holds nothing back here either: after its limit an update is settled, whatever else.
+//! A call that a drain would not wait for holds nothing back here either. What is owed holds back as long as it takes; a bot
+//! that is silent for long enough owes nothing ([`Work::heard_of_until`], [`Work::hold_until`]).
 
 use std::collections::VecDeque;
 
@@ -62,15 +63,13 @@ impl Unsettled {
             if now < settled || busy.is_some() {
                 return Some(busy.map_or(settled, |until| until.max(settled)));
             }
-            if now < limit {
-                if work.call_began_within(delivered, settled) {
-                    return Some(limit);
-                }
-                if work.owes(id)
-                    && let Some(until) = work.heard_of_until(settings, now)
-                {
-                    return Some(until.min(limit));
-                }
+            if now < limit && work.call_began_within(delivered, settled) {
+                return Some(limit);
+            }
+            if work.owes(id)
+                && let Some(until) = work.heard_of_until(settings, now)
+            {
+                return Some(until);
             }
             self.updates.pop_front();
         }

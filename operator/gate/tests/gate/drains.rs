@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pollux_botapi::{Emulator, Load};
 use pollux_gate::{DrainOutcome, Event, Leadership, Settings};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Bot, LIMIT, Rig, TOKEN, emulator, event, polls, push};
 
@@ -16,30 +17,40 @@ fn quick() -> Settings {
 }
 
 /// A bot as most libraries are: it acknowledges when it has queued, and a task answers each update.
-struct AckFirst {
+pub(crate) struct AckFirst {
     polling: JoinHandle<()>,
     stop: Arc<AtomicBool>,
+    dead: CancellationToken,
 }
 
 impl AckFirst {
-    async fn start(rig: &Rig) -> Self {
+    pub(crate) async fn start(rig: &Rig) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let polling = tokio::spawn(Self::poll(rig.bot().await, rig.address, stop.clone()));
-        Self { polling, stop }
+        let dead = CancellationToken::new();
+        let polling = tokio::spawn(Self::poll(rig.bot().await, rig.address, stop.clone(), dead.clone()));
+        Self { polling, stop, dead }
     }
 
-    async fn poll(mut bot: Bot, address: std::net::SocketAddr, stop: Arc<AtomicBool>) {
+    async fn poll(mut bot: Bot, address: std::net::SocketAddr, stop: Arc<AtomicBool>, dead: CancellationToken) {
         let mut offset = 0;
         while !stop.load(Ordering::Relaxed) {
             for id in bot.updates(offset, 10).await.ids() {
                 offset = id + 1;
-                tokio::spawn(async move {
+                let dead = dead.clone();
+                let handler = async move {
                     tokio::time::sleep(Duration::from_millis(60)).await;
                     let mut caller = Bot::connect(address).await;
                     caller.call("sendMessage", &format!("chat_id=1001&text=%23{id}")).await;
-                });
+                };
+                tokio::spawn(async move { dead.run_until_cancelled(handler).await });
             }
         }
+    }
+
+    /// Its process dies, with all that it had in memory.
+    pub(crate) fn kill(self) {
+        self.dead.cancel();
+        self.stop();
     }
 
     fn stop(self) {
@@ -142,6 +153,66 @@ async fn r32_5_the_last_calls_of_a_stopping_bot_take_no_time() {
     assert_eq!(emulator.polls(TOKEN).unwrap().len(), 1, "not forwarded");
     let answer = bot.call("sendMessage", "chat_id=1&text=bye").await;
     assert_eq!(answer.status, 200, "other methods pass");
+}
+
+#[tokio::test]
+async fn r32_fast_hands_over_before_the_handlers_have_finished() {
+    let emulator = emulator().await;
+    let settings = Settings { ordering: pollux_gate::Ordering::Fast, ..quick() };
+    let rig = Rig::with(&emulator.url(), settings).await;
+    rig.lead(1);
+    let ids = push(&emulator, 1);
+    let (bot, answer) = rig.bot().await.ask(0, 10).await.unwrap();
+    assert_eq!(answer.ids(), ids);
+    let asking = bot.ask(ids[0] + 1, 30);
+    rig.until("polling", |status| status.bot_polling).await;
+    let drained = rig.gate.drain().await;
+    assert_eq!((drained.outcome, drained.confirmed, drained.owed), (DrainOutcome::Complete, true, 1));
+    rig.gate.set_leadership(Leadership::Standby);
+    let gate = rig.gate.clone();
+    let finishing = tokio::spawn(async move { gate.finished().await });
+    rig.bot().await.call("sendMessage", &format!("chat_id=1&text=%23{}", ids[0])).await;
+    assert!(!finishing.is_finished(), "its silence has only begun");
+    tokio::time::timeout(LIMIT, finishing).await.unwrap().unwrap();
+    asking.abort();
+}
+
+#[tokio::test]
+async fn r31_a_drain_that_is_taken_back_delivers_again_under_its_epoch() {
+    let emulator = emulator().await;
+    let rig = Rig::with(&emulator.url(), quick()).await;
+    rig.lead(1);
+    let asking = rig.bot().await.ask(0, 30);
+    polls(&emulator, 1).await;
+    rig.gate.drain().await;
+    let ids = push(&emulator, 1);
+    rig.gate.resume();
+    assert_eq!(asking.await.unwrap().1.ids(), ids);
+    assert_eq!(rig.gate.status().borrow().leading, Some(1));
+}
+
+#[tokio::test]
+async fn r32_a_drain_waits_while_the_bot_says_that_it_is_busy() {
+    let emulator = emulator().await;
+    let rig = Rig::with(&emulator.url(), quick()).await;
+    rig.lead(1);
+    let asking = rig.bot().await.ask(0, 30);
+    polls(&emulator, 1).await;
+    let mut job = rig.bot().await;
+    let refused = job.get("/busy").await;
+    assert_eq!(refused.status, 405, "a prefetch is no job");
+    let busy = job.send(crate::support::request(http::Method::POST, "/busy", "")).await;
+    assert_eq!((busy.status, busy.body.as_ref()), (http::StatusCode::OK, br#"{"ok":true}"#.as_slice()));
+    let gate = rig.gate.clone();
+    let draining = tokio::spawn(async move { gate.drain().await });
+    rig.until("draining", |status| status.draining).await;
+    // A health check takes the same way as the end of a drain does.
+    job.get("/healthz").await;
+    assert!(!draining.is_finished());
+    job.send(crate::support::request(http::Method::POST, "/idle", "")).await;
+    let drained = tokio::time::timeout(LIMIT, draining).await.unwrap().unwrap();
+    assert!(drained.duration < Duration::from_secs(15), "{drained:?}");
+    asking.abort();
 }
 
 #[tokio::test]

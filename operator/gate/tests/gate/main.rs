@@ -9,5 +9,6 @@ mod presence;
 mod properties;
 mod rules;
 mod secrets;
+mod settled;
 mod support;
 mod upstreams;

@@ -1,12 +1,14 @@
 //! Whether the bot is there, and the first call that it makes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use pollux_botapi::{Fault, FaultKind};
-use pollux_gate::{BotIdentity, Event, Settings, TokenState};
+use pollux_gate::{BotIdentity, Event, Leadership, Settings, TokenState};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 
-use crate::support::{Rig, TOKEN, emulator, event, polls};
+use crate::support::{LIMIT, Rig, TOKEN, emulator, event, polls, push};
 
 fn hurried() -> Settings {
     Settings { get_me_patience: Duration::from_millis(600), ..Settings::default() }
@@ -128,4 +130,32 @@ async fn r16_r26_a_refused_token_is_told_to_get_me() {
     let answer = rig.bot().await.call("getMe", "").await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "the bot then exits with its own clear message");
     assert_eq!(answer.json()["ok"], false);
+}
+
+#[tokio::test]
+async fn r20_a_leader_knows_how_many_updates_wait_and_how_old_a_message_is_when_it_is_given() {
+    let emulator = emulator().await;
+    let settings = Settings { pending_check: Duration::from_millis(50), ..Settings::default() };
+    let rig = Rig::with(&emulator.url(), settings).await;
+    let mut registry = Registry::default();
+    rig.gate.register_metrics(&mut registry);
+    let text = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    };
+    push(&emulator, 3);
+    rig.lead(1);
+    let deadline = Instant::now() + LIMIT;
+    while !text().contains("pollux_agent_pending_updates 3\n") {
+        assert!(Instant::now() < deadline, "{}", text());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    rig.bot().await.updates(0, 10).await;
+    assert!(text().contains("pollux_agent_update_age_seconds_count 3\n"), "{}", text());
+    rig.gate.set_leadership(Leadership::Standby);
+    while !text().contains("pollux_agent_pending_updates 0\n") {
+        assert!(Instant::now() < deadline, "a standby does not ask: {}", text());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

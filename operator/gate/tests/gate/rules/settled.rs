@@ -196,7 +196,9 @@ fn r33_a_drain_that_ran_out_of_time_confirms_only_what_is_settled() {
     world.lead_for(1, 3_600_000);
     world.ask(1, 50);
     world.brings(&[1, 2]);
-    world.pass(2500);
+    world.call(10);
+    world.call(10);
+    world.pass(2480);
     world.ask(3, 50);
     world.brings(&[1, 2, 3, 4]);
     world.ask(5, 50);
