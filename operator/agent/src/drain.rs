@@ -8,8 +8,9 @@
 //!    successors more often).
 //! 2. The gate drains: nothing more is delivered, the bot finishes and acknowledges what it has, Telegram is told.
 //! 3. The lease is handed to the best successor, or released.
-//! 4. The gate lets the bot's last polls return quickly, because its library waits for them before it exits.
-//! 5. The hook is answered, and Kubernetes signals a bot that has nothing left to lose.
+//! 4. Where the handover did not wait for the bot's handlers (`Ordering::Fast`), the bot finishes, within the same limit.
+//! 5. The gate lets the bot's last polls return quickly, because its library waits for them before it exits.
+//! 6. The hook is answered, and Kubernetes signals a bot that has nothing left to lose.
 //!
 //! The kubelet runs the hook before it restarts the bot's container for a failed probe, too, and does not say which of both it
 //! is. Whoever still lives when a pod that ends would be gone ([`Drain::outlived`]) was not ended, and has to start anew: here a
@@ -77,6 +78,8 @@ pub struct Story {
     pub handed: Option<HandedOver>,
     /// From the end of the drain until the lease was somebody else's.
     pub switch: Duration,
+    /// What the bot's handlers took after that.
+    pub finish: Duration,
     /// All of it.
     pub total: Duration,
 }
@@ -175,12 +178,16 @@ impl Parts {
         let drained = self.drain_gate().await;
         let drain_ended = BootInstant::now();
         let handed = self.hand_over(drained.as_ref()).await;
-        let switch = BootInstant::now() - drain_ended;
+        let given = BootInstant::now();
+        let switch = given - drain_ended;
         if let Some(gate) = &self.gate {
+            // The gate keeps to the drain's limit by itself.
+            let _ = timeout(self.drain_timeout + GATE_SLACK, gate.finished()).await;
             gate.terminate();
         }
-        let total = BootInstant::now() - began;
-        let story = Story { trigger, pod: self.pod.clone(), epoch, drained, handed, switch, total };
+        let ended = BootInstant::now();
+        let (finish, total) = (ended - given, ended - began);
+        let story = Story { trigger, pod: self.pod.clone(), epoch, drained, handed, switch, finish, total };
         self.measure(&story);
         story
     }
@@ -246,6 +253,7 @@ impl Story {
                     drain = drained.map_or("no_answer", |d| d.outcome.as_str()),
                     drain_ms = drained.map(|d| ms(d.duration)),
                     switch_ms = ms(self.switch),
+                    finish_ms = ms(self.finish),
                     total_ms = ms(self.total),
                     unacknowledged = drained.map(|d| d.unacknowledged),
                     owed = drained.map(|d| d.owed),

@@ -10,6 +10,8 @@
 //! | gate: another token was read | lease: its digest |
 //! | gate: the bot may be dead | lease: look for a successor already |
 //! | gate: the bot is not there ([`crate::absence`]) | lease: hand over, if somebody else is ready |
+//! | lease: somebody asks for a handover ([`crate::directed`]) | gate: drain; then the lease |
+//! | lease: nobody has led before | gate: this is a cold start (R17) |
 //!
 //! Nothing here waits for PostgreSQL or for Telegram: news of the lease must reach the gate at once.
 
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pollux_clock::BootInstant;
-use pollux_gate::{Event, Gate, Leadership, Status};
+use pollux_gate::{Drained, Event, Gate, Leadership, Status};
 use pollux_lease::{Evidence, HandOver, HandedOver, Lease, Reason, Role, Takeover, TokenDigest, View};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -27,6 +29,7 @@ use tracing::{debug, error, info, warn};
 use crate::absence::{AGAIN, Absence, Facts, Why};
 use crate::app::App;
 use crate::config::Config;
+use crate::directed::{self, Directed};
 use crate::health;
 use crate::metrics::To;
 use crate::report::Report;
@@ -50,9 +53,10 @@ pub struct Glue {
     report: Option<Report>,
     digest: TokenDigest,
     absence: Absence,
+    directed: Directed,
     /// The bot may be dead.
     missing: bool,
-    /// A bot's absence made this replica give its lease away; what became of it comes back here.
+    /// A bot's absence, or a request, made this replica give its lease away; what became of it comes back here.
     given: (mpsc::UnboundedSender<Given>, mpsc::UnboundedReceiver<Given>),
     giving: bool,
     /// Why this replica last ceased to lead by its own doing.
@@ -61,9 +65,11 @@ pub struct Glue {
 
 #[derive(Debug)]
 struct Given {
-    why: Why,
+    trigger: &'static str,
     epoch: Option<i64>,
-    took: Duration,
+    /// Nothing where there was nothing to finish.
+    drained: Option<Drained>,
+    switch: Duration,
     to: HandedOver,
 }
 
@@ -74,6 +80,11 @@ pub fn gate_settings(config: &Config) -> pollux_gate::Settings {
         late_request_window: DEFAULT_TTL,
         ..pollux_gate::Settings::default()
     }
+}
+
+/// Whether a bot that wants no old updates need not get them (R17). Who led for the last time, and when, only the lease knows.
+fn cold(takeover: &Takeover) -> bool {
+    takeover.evidence == Evidence::Free && takeover.from.is_none()
 }
 
 /// What the lease allows the gate.
@@ -100,6 +111,7 @@ impl Glue {
             report: None,
             digest,
             absence: Absence::default(),
+            directed: Directed::default(),
             missing: false,
             given: mpsc::unbounded_channel(),
             giving: false,
@@ -135,13 +147,19 @@ impl Glue {
             }
             let (view, status) = (view.borrow().clone(), status.borrow().clone());
             self.mind_the_bot(&view, &status);
+            self.obey(&view);
         }
     }
 
     fn viewed(&mut self, view: &View) {
+        let epoch = view.role.epoch();
+        if let Some(takeover) =
+            view.takeover.as_ref().filter(|t| epoch != self.epoch && epoch == Some(t.epoch) && cold(t))
+        {
+            self.gate.cold_start(takeover.epoch);
+        }
         self.gate.set_leadership(leadership(&view.role));
         self.apply_settings(view);
-        let epoch = view.role.epoch();
         if epoch == self.epoch {
             return;
         }
@@ -206,6 +224,8 @@ impl Glue {
         let settings = pollux_gate::Settings {
             long_poll: hot.long_poll.unwrap_or(self.settings.long_poll),
             late_request_window: hot.lease_duration.unwrap_or(self.settings.late_request_window),
+            poll_gap: hot.deaf_after.unwrap_or(self.settings.poll_gap),
+            ordering: hot.ordering.unwrap_or(self.settings.ordering),
             ..self.settings.clone()
         };
         info!(generation, ?hot, "settings");
@@ -299,34 +319,64 @@ impl Glue {
             let began = BootInstant::now();
             let order = HandOver { only_to_successor: true, ..HandOver::new(reason) };
             let to = lease.hand_over(order).await;
-            let _ = told.send(Given { why, epoch, took: BootInstant::now() - began, to });
+            let switch = BootInstant::now() - began;
+            let _ = told.send(Given { trigger: why.as_str(), epoch, drained: None, switch, to });
+        });
+    }
+
+    /// A handover that somebody asked for.
+    fn obey(&mut self, view: &View) {
+        if self.giving || self.app.drain().begun() {
+            return;
+        }
+        let Some(to_pod) = self.directed.look(view, &self.app.identity().pod, BootInstant::now()) else {
+            return;
+        };
+        info!(to = to_pod, "a handover was asked for");
+        self.giving = true;
+        let trigger = Reason::Manual.as_str();
+        self.gave = Some(trigger);
+        let (gate, lease, told, epoch) =
+            (self.gate.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
+        tokio::spawn(async move {
+            let (drained, to, switch) = directed::hand_over(&gate, &lease, to_pod).await;
+            let _ = told.send(Given { trigger, epoch, drained: Some(drained), switch, to });
         });
     }
 
     fn given_away(&mut self, given: Given) {
         self.giving = false;
-        let Given { why, epoch, took, to } = given;
+        let Given { trigger, epoch, drained, switch, to } = given;
+        let drained = drained.as_ref();
+        if let Some(drained) = drained {
+            self.app.metrics().drained(drained.outcome.as_str(), drained.duration);
+        }
         let from = self.app.identity().pod.as_str();
         match to {
             HandedOver::To { pod, epoch: new_epoch } => {
-                self.app.metrics().switched(took);
+                self.app.metrics().switched(switch);
                 info!(
                     from,
                     to = pod,
                     epoch,
                     new_epoch,
-                    trigger = why.as_str(),
-                    drain = "none",
-                    switch_ms = ms(took),
+                    trigger,
+                    drain = drained.map_or("none", |d| d.outcome.as_str()),
+                    drain_ms = drained.map(|d| ms(d.duration)),
+                    switch_ms = ms(switch),
+                    unacknowledged = drained.map(|d| d.unacknowledged),
+                    owed = drained.map(|d| d.owed),
+                    confirmed = drained.map(|d| d.confirmed),
                     "handed over"
                 );
             }
-            HandedOver::Kept => {
+            HandedOver::Kept if drained.is_none() => {
                 self.gave = None;
-                debug!(why = why.as_str(), "the bot is not there, and nobody else is ready");
+                debug!(trigger, "the bot is not there, and nobody else is ready");
             }
             other => {
-                warn!(from, epoch, trigger = why.as_str(), outcome = ?other, "not handed over")
+                self.gave = self.gave.take().filter(|_| other != HandedOver::Kept);
+                warn!(from, epoch, trigger, outcome = ?other, "not handed over")
             }
         }
     }

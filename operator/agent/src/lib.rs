@@ -22,6 +22,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod directed;
 pub mod drain;
 pub mod glue;
 pub mod health;

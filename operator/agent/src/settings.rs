@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use pollux_gate::Ordering;
 use serde_json::Value;
 use tracing::warn;
 
@@ -15,12 +16,17 @@ pub struct HotSettings {
     pub lease_duration: Option<Duration>,
     /// Upper bound of a bot's long poll.
     pub long_poll: Option<Duration>,
+    /// After which silence a bot is deaf.
+    pub deaf_after: Option<Duration>,
+    /// What a handover waits for.
+    pub ordering: Option<Ordering>,
 }
 
 /// The lease's own range: below, a slow database deposes leaders; above, nobody waits that long for a dead one.
 const LEASE_SECONDS: (u64, u64) = (3, 60);
 /// Telegram's own maximum is 50 s.
 const LONG_POLL_SECONDS: (u64, u64) = (1, 50);
+const DEAF_SECONDS: (u64, u64) = (10, 86_400);
 
 // === impl HotSettings ===
 
@@ -30,6 +36,12 @@ impl HotSettings {
         Self {
             lease_duration: seconds(json, "leaseDurationSeconds", LEASE_SECONDS),
             long_poll: seconds(json, "longPollTimeoutSeconds", LONG_POLL_SECONDS),
+            deaf_after: seconds(json, "deafAfterSeconds", DEAF_SECONDS),
+            ordering: match json.get("ordering").and_then(Value::as_str) {
+                Some("Fast") => Some(Ordering::Fast),
+                Some("Strict") => Some(Ordering::Strict),
+                _ => None,
+            },
         }
     }
 }
@@ -53,9 +65,15 @@ mod tests {
 
     #[test]
     fn what_the_controller_writes_is_understood() {
-        let json = json!({ "leaseDurationSeconds": 5, "longPollTimeoutSeconds": 30, "later": true });
-        let expected =
-            HotSettings { lease_duration: Some(Duration::from_secs(5)), long_poll: Some(Duration::from_secs(30)) };
+        let json = json!({
+            "leaseDurationSeconds": 5, "longPollTimeoutSeconds": 30, "deafAfterSeconds": 90, "ordering": "Fast", "later": true
+        });
+        let expected = HotSettings {
+            lease_duration: Some(Duration::from_secs(5)),
+            long_poll: Some(Duration::from_secs(30)),
+            deaf_after: Some(Duration::from_secs(90)),
+            ordering: Some(Ordering::Fast),
+        };
         assert_eq!(HotSettings::read(&json), expected);
     }
 

@@ -42,7 +42,7 @@ async fn restart_in_place(world: &World, agent: Agent) -> (Instant, Agent) {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_restarted_in_place_leads_again_at_once() {
+async fn r35b_an_agent_that_is_restarted_in_place_leads_again_at_once_and_its_bot_lives_on() {
     let world = World::new().await;
     let one = world.replica("echo-1", Acks::Afterwards).await;
     one.agent.until_leader().await;

@@ -6,6 +6,7 @@ mod process;
 mod world;
 
 mod controlled;
+mod directed;
 mod dying;
 mod handover;
 mod outage;
