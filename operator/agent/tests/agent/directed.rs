@@ -10,13 +10,13 @@ use tokio::net::TcpStream;
 use crate::bot::{Acks, Bot};
 use crate::world::{PATIENCE, TTL, World, eventually};
 
-struct Operator {
+pub(crate) struct Operator {
     observer: Observer,
     resource: Resource,
 }
 
 impl Operator {
-    async fn of(world: &World) -> Self {
+    pub(crate) async fn of(world: &World) -> Self {
         let observer = Observer::spawn(world.owner_file.clone());
         let mut state = observer.state();
         let up = state.wait_for(|s| *s == pollux_lease::ObserverState::Up);
@@ -30,7 +30,7 @@ impl Operator {
         assert!(self.observer.put_request(&self.resource, &request).await.unwrap());
     }
 
-    async fn set(&self, json: Value) {
+    pub(crate) async fn set(&self, json: Value) {
         let setting = Setting { generation: 1, eligible: None, json };
         self.observer.put_setting(&self.resource, &setting).await.unwrap();
     }

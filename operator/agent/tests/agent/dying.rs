@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use pollux_botapi::{Mark, MarkKind};
+use pollux_botapi::{Emulator, Mark, MarkKind, PollRecord, Push};
+use rustix::process::Signal;
+use serde_json::json;
 
 use crate::bot::Acks;
+use crate::directed::Operator;
 use crate::process::Agent;
 use crate::world::{PATIENCE, TTL, World};
 
@@ -132,4 +135,38 @@ async fn a_restarted_agent_whose_bot_does_not_come_back_gives_the_lease_away() {
     one.bot.kill().await;
     let _again = pod.start();
     two.agent.until("leader", TTL / 2, |h| h["role"] == "ACTIVE").await;
+}
+
+/// How long a poll that is over was open.
+fn lasted(poll: &PollRecord) -> Duration {
+    poll.ended.map_or(Duration::ZERO, |ended| ended.saturating_sub(poll.arrived))
+}
+
+/// In Fast failover the fence is a second ahead and moves on twice a second. The polls are longer than that, so a stopped process
+/// leaves one at Telegram; its successor's first poll ends it, and what it is told when it goes on is dropped.
+#[tokio::test]
+async fn r07_r13_in_fast_failover_polls_are_long_and_the_one_of_a_stopped_leader_harms_nobody() {
+    let world = World::new().await;
+    Operator::of(&world).await.set(json!({ "failover": "Fast" })).await;
+    let (one, two) = world.pair(Acks::Afterwards).await;
+    let polls = |e: &Emulator| e.polls(&world.token).unwrap();
+    let remaining = |h: &serde_json::Value| h["leaseRemainingSeconds"].as_f64().unwrap_or(9.0);
+    one.agent.until("a leader in Fast failover", PATIENCE, |h| remaining(h) < 1.5).await;
+    let whole = |e: &Emulator| polls(e).iter().any(|p| p.timeout >= 8 && lasted(p) >= Duration::from_secs(8));
+    assert!(world.emulator.until(PATIENCE, whole).await, "a row of short polls: {:#?}", polls(&world.emulator));
+
+    world.emulator.mark(Mark::new(MarkKind::Crash, "SIGSTOP of the agent")).unwrap();
+    one.agent.signal(Signal::STOP);
+    two.agent.until_leader().await;
+    world.emulator.push(&world.token, Push { count: 5, ..Push::default() }).unwrap();
+    world.settled().await;
+    one.agent.signal(Signal::CONT);
+    one.agent.until("a standby again", PATIENCE, |h| h["role"] == "PASSIVE" && h["holder"]["me"] == false).await;
+    world.load(1);
+    world.settled().await;
+    let verdict = world.verdict();
+    let counts = (verdict.counts, verdict.crash);
+    assert_eq!((counts.0.lost + counts.1.lost, counts.0.dup + counts.1.dup), (0, 0), "{verdict:#?}");
+    assert!(verdict.conflicts.get_updates <= 1 && verdict.late == 0, "the one that it left: {verdict:#?}");
+    assert!(two.agent.leads().await);
 }
