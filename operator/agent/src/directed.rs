@@ -76,7 +76,6 @@ pub async fn hand_over(gate: &Gate, lease: &Lease, to_pod: String) -> (Drained, 
     let handed = handed.unwrap_or(HandedOver::Unknown);
     if !matches!(handed, HandedOver::To { .. } | HandedOver::Released) {
         gate.resume();
-        lease.expect_handover(false);
     }
     (drained, handed, BootInstant::now() - drain_ended)
 }

@@ -350,6 +350,10 @@ impl Glue {
         let drained = drained.as_ref();
         if let Some(drained) = drained {
             self.app.metrics().drained(drained.outcome.as_str(), drained.duration);
+            // The drain of a pod that ends expects one on.
+            if !self.app.drain().begun() {
+                self.lease.expect_handover(false);
+            }
         }
         let from = self.app.identity().pod.as_str();
         match to {

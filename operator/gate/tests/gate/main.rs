@@ -4,6 +4,7 @@
 mod calls;
 mod crashes;
 mod drains;
+mod pending;
 mod polls;
 mod presence;
 mod properties;

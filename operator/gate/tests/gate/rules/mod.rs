@@ -1,6 +1,7 @@
 //! The core's rules with a made-up clock: no I/O, no waiting.
 
 mod draining;
+mod pending;
 mod polling;
 mod presence;
 mod settled;

@@ -1,4 +1,4 @@
-//! Delivery `Settled`: Telegram is told only what the bot is surely through with.
+//! Delivery `Settled`: Telegram is told only what the bot is surely through with. And the bound on what it is not through with.
 
 use std::time::Duration;
 
@@ -158,6 +158,39 @@ fn r28_a_full_window_is_not_the_end() {
             }
         }
         world.pass(50);
+    }
+}
+
+#[test]
+fn r27_no_more_updates_are_given_than_may_be_unsettled() {
+    let mut world = World::with(Settings { max_unsettled: Some(3), ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    assert_eq!(world.query().limit, 3);
+    world.brings(&[1, 2]);
+    world.ask(3, 50);
+    assert_eq!(world.query().limit, 1);
+    world.brings(&[3]);
+    world.ask(4, 50);
+    assert!(world.poll.is_none(), "three are at work");
+    for _ in 0..3 {
+        world.call(50);
+    }
+    world.pass(2849);
+    assert!(world.poll.is_none());
+    world.pass(1);
+    assert_eq!((world.query().offset, world.query().limit), (Some(4), 3), "delivered three seconds ago and answered");
+}
+
+#[test]
+fn r27_a_bot_that_answers_nothing_is_not_starved_by_the_bound() {
+    let mut world = World::with(Settings { max_unsettled: Some(1), ..Settings::default() });
+    world.lead_for(1, 3_600_000);
+    for id in 1..5 {
+        world.ask(id, 50);
+        assert!(world.poll.is_some(), "{id}");
+        world.brings(&[id]);
+        world.pass(3000);
     }
 }
 
