@@ -78,6 +78,8 @@ pub(crate) struct Driver {
     updates: Vec<Update>,
     /// Who waits for a drain is told when the status says so too.
     drained: Option<Drained>,
+    /// So is who deletes the webhook, and perhaps drops the pending updates: it looks whether this process leads.
+    unwanted: Option<bool>,
 }
 
 // === impl Shared ===
@@ -114,6 +116,7 @@ impl Driver {
             body: Bytes::new(),
             updates: Vec::new(),
             drained: None,
+            unwanted: None,
         }
     }
 
@@ -168,6 +171,9 @@ impl Driver {
             }
         }
         self.publish();
+        if let Some(drop) = self.unwanted.take() {
+            tokio::spawn(crate::proxy::delete_webhook(self.shared.clone(), drop));
+        }
         if let Some(drained) = self.drained.take() {
             for waiting in self.drains.drain(..) {
                 let _ = waiting.send(drained.clone());
@@ -185,9 +191,7 @@ impl Driver {
                 self.end_poll("cancelled");
             }
             Action::Warm => self.link.warm(),
-            Action::DeleteWebhook { drop } => {
-                tokio::spawn(crate::proxy::delete_webhook(self.shared.clone(), drop));
-            }
+            Action::DeleteWebhook { drop } => self.unwanted = Some(drop || self.unwanted == Some(true)),
             Action::Emit(event) => self.emit(event),
             Action::Drained(drained) => {
                 info!(

@@ -48,6 +48,9 @@ use crate::{BotIdentity, DrainOutcome, Event, Leadership, PendingUpdates, Settin
 /// After the end of the pod was announced, a bot that still polls is answered this late: it must not spin (R32.5).
 const TERMINATED_WAIT: Duration = Duration::from_millis(250);
 
+/// How long the first poll of a cold start waits for the pending updates to be dropped (R17).
+const DROP_PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     epoch: i64,
@@ -83,8 +86,8 @@ pub struct Core {
     cold: Option<i64>,
     /// The bot of this standby asked to drop its pending updates.
     drop_wished: bool,
-    /// They are being dropped.
-    dropping: bool,
+    /// They are being dropped; what fails until then is given up, because a bot that gets nothing is worse.
+    dropping_until: Option<BootInstant>,
     token: TokenState,
     wakeup: Option<BootInstant>,
     actions: Vec<Action>,
@@ -116,7 +119,7 @@ impl Core {
             webhook_active: false,
             cold: None,
             drop_wished: false,
-            dropping: false,
+            dropping_until: None,
             token: TokenState::Unknown,
             wakeup: None,
             actions: Vec::new(),
@@ -207,7 +210,7 @@ impl Core {
             Input::ColdStart { epoch } => self.cold = Some(epoch),
             Input::Suppressed(method) => self.emit(Event::Suppressed { method }),
             Input::WebhookDeleted(done) => {
-                self.dropping = false;
+                self.dropping_until = None;
                 // Only the wait that the webhook caused is over, and not one that Telegram asked for.
                 if done && std::mem::take(&mut self.webhook_active) {
                     self.trouble.retry_now();
@@ -239,7 +242,7 @@ impl Core {
 
     fn stand_by(&mut self, now: BootInstant) {
         self.lease = None;
-        self.dropping = false;
+        self.dropping_until = None;
         self.cancel_poll(now);
         if !self.requests.is_empty() && !self.terminated {
             // The lease may come back at any moment.
@@ -266,7 +269,7 @@ impl Core {
                     self.phase = Phase::Serving;
                     self.drains = 0;
                 }
-                self.drop_if_cold();
+                self.drop_if_cold(now);
             }
             _ => {
                 self.stand_by(now);
@@ -303,12 +306,12 @@ impl Core {
         }
     }
 
-    fn drop_if_cold(&mut self) {
+    fn drop_if_cold(&mut self, now: BootInstant) {
         if !std::mem::take(&mut self.drop_wished) {
             return;
         }
         if self.may_drop() {
-            self.dropping = true;
+            self.dropping_until = Some(now + DROP_PATIENCE);
             self.actions.push(Action::DeleteWebhook { drop: true });
         } else {
             self.emit(Event::Suppressed { method: "getUpdates" });

@@ -231,7 +231,11 @@ impl Core {
             return;
         };
         let fence = lease.fence;
-        if self.dropping || self.adopt_or_cancel(now) {
+        if let Some(until) = self.dropping_until.filter(|until| now < *until) {
+            self.wake_at(Some(until));
+            return;
+        }
+        if self.adopt_or_cancel(now) {
             return;
         }
         let Some(request) = self.requests.newest() else {

@@ -74,3 +74,16 @@ fn r17_a_drop_that_fails_does_not_stop_the_bot() {
     world.step(Input::WebhookDeleted(false));
     assert_eq!(world.query().offset, Some(0));
 }
+
+#[test]
+fn r17_a_drop_that_is_not_answered_stops_the_bot_for_ten_seconds_at_most() {
+    let mut world = policy(PendingUpdates::ColdStart);
+    world.ask(-1, 0);
+    world.ask(0, 30);
+    world.step(Input::ColdStart { epoch: 1 });
+    world.lead_for(1, 60_000);
+    world.pass(9999);
+    assert!(world.poll.is_none());
+    world.pass(1);
+    assert_eq!(world.query().offset, Some(0));
+}
