@@ -5,13 +5,15 @@ usage: e2e/bots/check.py EMULATOR [NAME...]               as programs of this ma
        e2e/bots/check.py --images EMULATOR [LIBRARY...]   out of their images (e2e/images/build.sh bots), as root
 
 EMULATOR is the binary pollux-botapi; a NAME is a set-up of bots.json. Images are run as in a restricted pod: uid 12345, no
-privileges, read-only root without a writable directory, process 1 of its own pid namespace. Two trials each:
+privileges, read-only root without a writable directory, process 1 of its own pid namespace. Trials:
 
     quiet   20 updates in 4 chats, 100 ms handler: each must be answered once; SIGTERM while it polls: it must end as
             bots.json says: `stops` is exit code 0, `dies` is what becomes of a program that does not handle the signal
     busy    three updates at once, 1.5 s handler, SIGTERM half a second after they were delivered: what became of them
+    first   (programs only, as root) SIGTERM for an idle bot that is process 1, as in a container, where the kernel ignores a
+            signal that the program does not handle: how it ends, or that it is still there after 12 s
 
-The second one is no judgement; it is what README.md's table says about SIGTERM. Needed after a library's version is changed.
+The last two are no judgement; they are what README.md's table says about SIGTERM. Needed after a library's version is changed.
 """
 
 import json
@@ -74,12 +76,12 @@ class Bot:
     def pid(self):
         return self.outer.pid
 
-    def terminate(self):
-        """Sends SIGTERM; returns the exit code and the seconds that the bot took."""
+    def terminate(self, limit=60):
+        """Sends SIGTERM; returns the exit code and the seconds that the bot took, of `limit` at most."""
         begin = time.monotonic()
         os.kill(self.pid(), signal.SIGTERM)
         try:
-            code = self.outer.wait(60)
+            code = self.outer.wait(limit)
         except subprocess.TimeoutExpired:
             code = "still there"
         return code, time.monotonic() - begin
@@ -107,11 +109,24 @@ class Program(Bot):
             "HANDLER_MS": str(handler_ms),
         }
         self.outer = subprocess.Popen(
-            self.setup["run"], cwd=self.folder, env=environment | self.setup["env"], stdout=log, stderr=log
+            self.command(), cwd=self.folder, env=environment | self.setup["env"], stdout=log, stderr=log
         )
+
+    def command(self):
+        return self.setup["run"]
 
     def check(self):
         pass
+
+
+class First(Program):
+    """The same as process 1 of a pid namespace."""
+
+    def command(self):
+        return ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", *self.setup["run"]]
+
+    def pid(self):
+        return only_child(self.outer)
 
 
 class Image(Bot):
@@ -119,7 +134,8 @@ class Image(Bot):
 
     def __init__(self, setup, folder):
         self.setup, library = setup, setup["name"]
-        self.root = folder / library
+        self.root = Path(tempfile.mkdtemp(prefix=f"{library}-", dir=folder))
+        self.root.chmod(0o755)
         with tarfile.open(CACHE / f"images/e2e-bot-{library}.tar") as archive:
             manifest = json.load(archive.extractfile("manifest.json"))[0]
             self.config = json.load(archive.extractfile(manifest["Config"]))["config"]
@@ -149,13 +165,17 @@ class Image(Bot):
         )
 
     def pid(self):
-        """The bot's process, once it has been started in its own namespace."""
-        children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text().split()
-        return int(children[0]) if children else None
+        return only_child(self.outer)
 
     def check(self):
         if f"Uid:\t{UID}\t{UID}" not in Path(f"/proc/{self.pid()}/status").read_text():
             raise Failed("it does not run as the uid that it was given")
+
+
+def only_child(process):
+    """The bot's process, once it has been started in its own namespace."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0]) if children else None
 
 
 def free_port():
@@ -209,16 +229,24 @@ def quiet(emulator, bot, token, began):
 
 
 def busy(emulator, bot, token, _):
+    # One before, for a Java machine reads its first update for half a second.
+    emulator.call("/push", {"token": token, "count": 1, "chat": 9})
+    until("the first update is answered", lambda: emulator.updates(token)[0]["replies"])
     for chat in (1, 2, 3):
         emulator.call("/push", {"token": token, "count": 1, "chat": chat})
-    until("an update is delivered", lambda: any(u["deliveries"] for u in emulator.updates(token)))
+    until("an update is delivered", lambda: any(u["deliveries"] for u in emulator.updates(token)[1:]))
     time.sleep(0.5)  # in the middle of the first handler; not something that one could wait for
     code, seconds = bot.terminate()
-    updates = emulator.updates(token)
+    updates = emulator.updates(token)[1:]
     answered = sum(1 for u in updates if u["replies"])
     lost = sum(1 for u in updates if u["removed"] and not u["replies"])
     again = sum(1 for u in updates if u["replies"] and not u["removed"])
     return f"exit {code} in {seconds:.1f} s; {answered} of 3 answered, {lost} lost, {again} answered but not confirmed"
+
+
+def first(emulator, bot, token, _):
+    code, seconds = bot.terminate(12)
+    return "still there" if code == "still there" else f"exit {code} in {seconds:.1f} s"
 
 
 def main():
@@ -228,15 +256,18 @@ def main():
     if not arguments or arguments[0].startswith("-"):
         sys.exit(__doc__)
     kind, every = (Image, IMAGES) if images else (Program, list(SETUPS))
+    trials = [("quiet", kind, 100, quiet), ("busy", kind, 1500, busy)]
+    if not images and os.geteuid() == 0:
+        trials.append(("first", First, 100, first))
     folder = Path(tempfile.mkdtemp(prefix="pollux-bots-"))
     folder.chmod(0o755)
     emulator = Emulator(arguments[0])
     failed = 0
     try:
         for number, name in enumerate(arguments[1:] or every):
-            bot = kind(SETUPS[name], folder)
-            for trial_name, handler_ms, body in (("quiet", 100, quiet), ("busy", 1500, busy)):
-                token = f"{1000 + number}{int(trial_name == 'busy')}:check"
+            for trial_number, (trial_name, form, handler_ms, body) in enumerate(trials):
+                bot = form(SETUPS[name], folder)
+                token = f"{1000 + number}{trial_number}:check"
                 with open(folder / f"{name}-{trial_name}.log", "w+") as log:
                     try:
                         result = trial(emulator, bot, token, handler_ms, log, lambda began: body(emulator, bot, token, began))
