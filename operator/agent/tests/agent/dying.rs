@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pollux_botapi::{Mark, MarkKind};
 
 use crate::bot::Acks;
-use crate::process::Agent;
+use pollux_pods::Agent;
 use crate::world::{PATIENCE, TTL, World};
 
 #[tokio::test]
