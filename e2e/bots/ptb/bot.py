@@ -20,6 +20,7 @@ application = (
     ApplicationBuilder()
     .token(TOKEN)
     .base_url(os.environ["TELEGRAM_API_ROOT"] + "/bot")
+    .concurrent_updates(os.environ.get("VARIANT") == "concurrent")
     .build()
 )
 application.add_handler(MessageHandler(filters.TEXT & ~filters.COMMAND, echo))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use pollux_lease::BootInstant;
-use pollux_lease_soak::oracle::{Violation, died, judge, latest};
+use pollux_lease_soak::oracle::{Belief, Violation, died, judge, latest};
 use pollux_postgres::Proxy;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -75,8 +75,10 @@ struct Begun {
     since: BootInstant,
     /// When it ends; `None` if it is over already.
     until: Option<BootInstant>,
-    /// Whose leadership does not count while it lasts.
+    /// Whose leadership does not count while it lasts, unless it is a later one.
     without: Option<usize>,
+    /// The epoch that was led under.
+    epoch: i64,
     /// Whose fault it is, if it hit a contender.
     victim: usize,
     /// Whether that was the leader.
@@ -199,7 +201,7 @@ impl<'a> Schedule<'a> {
             }
             // What the victim believes from before the end counts for nothing: nobody else could see it renewed.
             let victim = begun.without.zip(ended).is_some_and(|(victim, ended)| self.leads(victim, ended));
-            if back.is_none() && (victim || self.leader(begun.without, begun.since).is_some()) {
+            if back.is_none() && (victim || self.leads_again(begun)) {
                 back = Some(now - begun.since);
             }
             match back {
@@ -215,10 +217,22 @@ impl<'a> Schedule<'a> {
         (0..self.contenders.len()).find(|place| Some(*place) != without && self.leads(*place, since))
     }
 
-    /// Whether this contender believes that it leads, and came to believe it or renewed it after `since`.
+    /// Whether somebody leads after a fault. Also its victim, if it has come to lead anew: a lease that was handed to somebody
+    /// who had just died may well be taken by whoever gave it.
+    fn leads_again(&self, begun: &Begun) -> bool {
+        let anew = |place| self.belief(place, begun.since).is_some_and(|belief| belief.epoch > begun.epoch);
+        self.leader(begun.without, begun.since).is_some() || begun.without.is_some_and(anew)
+    }
+
     fn leads(&self, place: usize, since: BootInstant) -> bool {
+        self.belief(place, since).is_some()
+    }
+
+    /// What this contender believes, if it is that it leads, and if it came to believe it or renewed it after `since`.
+    fn belief(&self, place: usize, since: BootInstant) -> Option<Belief> {
         let belief = latest(self.beliefs(), self.name(place)).filter(|_| !self.contenders[place].is_frozen());
-        belief.is_some_and(|(belief, at)| at >= since && belief.until > BootInstant::now().since_boot())
+        let now = BootInstant::now().since_boot();
+        belief.filter(|(belief, at)| *at >= since && belief.until > now).map(|(belief, _)| belief)
     }
 
     /// Waits until somebody leads, in truth and by the row, and somebody else is fit to take over.

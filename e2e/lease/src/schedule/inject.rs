@@ -25,6 +25,7 @@ impl Schedule<'_> {
             since: BootInstant::now(),
             until: None,
             without: None,
+            epoch: calm.epoch,
             victim,
             leader: victim == calm.leader,
             effects: self.effects(fault, victim),

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use pollux_botapi::{Emulator, Mark, MarkKind, PollRecord, Push};
+use pollux_pods::Agent;
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::bot::Acks;
 use crate::directed::Operator;
-use crate::process::Agent;
 use crate::world::{PATIENCE, TTL, World};
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 //! every update is the judge.
 
 mod bot;
-mod process;
 mod world;
 
 mod controlled;
@@ -12,3 +11,6 @@ mod handover;
 mod outage;
 mod secrets;
 mod starting;
+
+/// The agent that is tested.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");

@@ -1,7 +1,7 @@
 //! Secrets stay where they are.
 
 use crate::bot::Acks;
-use crate::process::in_proc;
+use pollux_pods::in_proc;
 use crate::world::{SECRET, World};
 
 #[tokio::test]

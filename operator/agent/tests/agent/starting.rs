@@ -7,7 +7,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::bot::{Acks, Bot};
-use crate::process::BINARY;
+use crate::BINARY;
 use crate::world::{PATIENCE, World, eventually};
 
 #[tokio::test]

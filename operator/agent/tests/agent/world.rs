@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use pollux_botapi::{BotVerdict, Emulator, Load, Options};
 use pollux_lease::Database;
 use pollux_lease::admin::Admin;
+use pollux_pods::{Agent, Pod, fresh_ip};
 use pollux_postgres::{Server, Stop};
 use tempfile::TempDir;
 
 use crate::bot::{Acks, Bot};
-use crate::process::{Agent, Pod, fresh_ip};
+use crate::BINARY;
 
 /// No test may last longer for a single step.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -109,6 +110,8 @@ impl World {
         std::fs::create_dir(&shared).unwrap();
         std::fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
         Pod {
+            binary: BINARY.into(),
+            bot: "echo".to_owned(),
             name: name.to_owned(),
             uid: format!("uid-of-{name}"),
             node: format!("node-of-{name}"),

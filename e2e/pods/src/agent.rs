@@ -1,10 +1,10 @@
-//! Real agents, as processes of their own.
+//! Real agents, as processes of their own. What goes wrong here is the test, not the agent: it panics.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
@@ -14,59 +14,75 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");
-
 /// The user of the bot's image.
 const OTHER_USER: u32 = 12345;
 
 /// What makes one replica differ from another.
 #[derive(Clone, Debug)]
-pub(crate) struct Pod {
-    pub(crate) name: String,
-    pub(crate) uid: String,
-    pub(crate) node: String,
-    pub(crate) revision: String,
-    pub(crate) api: String,
-    pub(crate) token_file: PathBuf,
-    pub(crate) uri_file: PathBuf,
+pub struct Pod {
+    /// The agent's program.
+    pub binary: PathBuf,
+    /// Name of the TelegramBot.
+    pub bot: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Its uid; another one is another pod.
+    pub uid: String,
+    /// Where it runs.
+    pub node: String,
+    /// Which revision.
+    pub revision: String,
+    /// URL of the Bot API server; the same for all pods of a bot: it is part of what the lease is about.
+    pub api: String,
+    /// The mounted Secret with the token.
+    pub token_file: PathBuf,
+    /// The mounted Secret with the URI of the lease's database.
+    pub uri_file: PathBuf,
     /// The emptyDir: it outlives the containers.
-    pub(crate) shared: PathBuf,
-    pub(crate) ip: IpAddr,
-    pub(crate) drain_seconds: u64,
-    pub(crate) grace_seconds: u64,
-    pub(crate) log_level: &'static str,
+    pub shared: PathBuf,
+    /// Where the gate and the health port listen.
+    pub ip: IpAddr,
+    /// `handover.drainTimeoutSeconds`.
+    pub drain_seconds: u64,
+    /// The pod's `terminationGracePeriodSeconds`.
+    pub grace_seconds: u64,
+    /// The agent's log level.
+    pub log_level: &'static str,
 }
 
 /// An agent's process; killed when it is dropped.
-pub(crate) struct Agent {
+#[derive(Debug)]
+pub struct Agent {
     child: Child,
-    pub(crate) pod: Pod,
+    /// Where it runs.
+    pub pod: Pod,
     log: PathBuf,
 }
 
 /// Every pod has an address of its own on loopback, so that all of them can use the usual ports.
-pub(crate) fn fresh_ip() -> IpAddr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+pub fn fresh_ip() -> IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let [low, high, ..] = std::process::id().to_le_bytes();
-    let last = NEXT.fetch_add(1, Ordering::Relaxed);
-    IpAddr::V4(Ipv4Addr::new(127, 100 + high % 100, low, last))
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [more, last] = [next / 250, next % 250 + 1].map(|n| n.to_le_bytes()[0]);
+    IpAddr::V4(Ipv4Addr::new(127, 100 + high % 100, low.wrapping_add(more), last))
 }
 
 // === impl Pod ===
 
 impl Pod {
     /// Where the bot finds its Bot API.
-    pub(crate) fn gate(&self) -> String {
+    pub fn gate(&self) -> String {
         format!("http://{}:8081", self.ip)
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.binary);
         command.arg("run").env_clear();
         for (name, value) in [
             ("CLUSTER", "test"),
             ("NAMESPACE", "default"),
-            ("BOT", "echo"),
+            ("BOT", self.bot.as_str()),
             ("POD_NAME", &self.name),
             ("POD_UID", &self.uid),
             ("NODE_NAME", &self.node),
@@ -88,8 +104,8 @@ impl Pod {
     }
 
     /// Starts the agent's container.
-    pub(crate) fn start(&self) -> Agent {
-        static LIVES: AtomicU8 = AtomicU8::new(1);
+    pub fn start(&self) -> Agent {
+        static LIVES: AtomicU32 = AtomicU32::new(1);
         let life = LIVES.fetch_add(1, Ordering::Relaxed);
         let log = self.shared.with_file_name(format!("{}.{life}.log", self.name));
         let file = std::fs::File::create(&log).unwrap();
@@ -99,7 +115,7 @@ impl Pod {
     }
 
     /// A hook of the kubelet, exec'd from the shared directory in the bot's container: there everybody is somebody else.
-    pub(crate) async fn exec(&self, subcommand: &str) -> (ExitStatus, String, Duration) {
+    pub async fn exec(&self, subcommand: &str) -> (ExitStatus, String, Duration) {
         let began = Instant::now();
         let mut hook = Command::new(self.shared.join("pollux-agent"));
         hook.arg(subcommand).env_clear().env("POLLUX_SHARED_DIR", &self.shared).current_dir("/");
@@ -112,8 +128,8 @@ impl Pod {
     }
 
     /// The agent's own postStart hook.
-    pub(crate) async fn wait_ready(&self) {
-        let output = Command::new(BINARY)
+    pub async fn wait_ready(&self) {
+        let output = Command::new(&self.binary)
             .arg("wait-ready")
             .env_clear()
             .env("POLLUX_SHARED_DIR", &self.shared)
@@ -127,24 +143,25 @@ impl Pod {
 // === impl Agent ===
 
 impl Agent {
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
     /// What it wrote.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
     /// Its log lines whose message is `message`.
-    pub(crate) fn lines(&self, message: &str) -> Vec<Value> {
+    pub fn lines(&self, message: &str) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
         lines.filter(|l| l["message"] == message).collect()
     }
 
     /// GET on the health port.
-    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
         let url = format!("http://{}:9464{path}", self.pod.ip).parse().unwrap();
         let response = tokio::time::timeout(Duration::from_secs(2), client.get(url)).await.ok()?.ok()?;
@@ -153,33 +170,36 @@ impl Agent {
         Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    pub(crate) async fn health(&self) -> Value {
+    /// What `/health` says; null while it does not answer.
+    pub async fn health(&self) -> Value {
         let (_, body) = self.get("/health").await.unwrap_or_default();
         serde_json::from_str(&body).unwrap_or_default()
     }
 
     /// The lease's epoch, as this agent knows it.
-    pub(crate) async fn epoch(&self) -> i64 {
+    pub async fn epoch(&self) -> i64 {
         self.health().await["epoch"].as_i64().unwrap()
     }
 
     /// Memory that is resident now, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
+    pub fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    pub(crate) async fn ready(&self) -> bool {
+    /// Whether the pod is ready.
+    pub async fn ready(&self) -> bool {
         self.get("/readyz").await.is_some_and(|(status, _)| status == 200)
     }
 
-    pub(crate) async fn leads(&self) -> bool {
+    /// Whether this replica leads.
+    pub async fn leads(&self) -> bool {
         self.health().await["role"] == "ACTIVE"
     }
 
     /// Waits until `/health` shows what is wanted.
-    pub(crate) async fn until(&self, what: &str, limit: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Value {
+    pub async fn until(&self, what: &str, limit: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let began = Instant::now();
         loop {
             let health = self.health().await;
@@ -196,37 +216,39 @@ impl Agent {
         }
     }
 
-    pub(crate) async fn until_leader(&self) -> Value {
+    /// Waits until this replica leads.
+    pub async fn until_leader(&self) -> Value {
         self.until("leader", Duration::from_secs(20), |h| h["role"] == "ACTIVE").await
     }
 
     /// Ready to lead: its bot polls and it knows who leads.
-    pub(crate) async fn until_standby(&self) -> Value {
+    pub async fn until_standby(&self) -> Value {
         self.until("a ready standby", Duration::from_secs(20), |h| {
             h["role"] == "PASSIVE" && h["botProcess"]["polling"] == true && h["holder"]["me"] == false
         })
         .await
     }
 
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// kill -9.
-    pub(crate) async fn kill(mut self) {
+    pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
     /// SIGTERM, and its end.
-    pub(crate) async fn terminate(&mut self, limit: Duration) -> (Option<i32>, Duration) {
+    pub async fn terminate(&mut self, limit: Duration) -> (Option<i32>, Duration) {
         let began = Instant::now();
         self.signal(rustix::process::Signal::TERM);
         (self.ended(limit).await, began.elapsed())
     }
 
     /// Its end, whatever for.
-    pub(crate) async fn ended(&mut self, limit: Duration) -> Option<i32> {
+    pub async fn ended(&mut self, limit: Duration) -> Option<i32> {
         let status = tokio::time::timeout(limit, self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("no end within {limit:?}\n{}", self.log())).unwrap();
         assert_eq!(status.signal(), None);
@@ -235,7 +257,7 @@ impl Agent {
 }
 
 /// Whether `needle` is anywhere in the files of `/proc/<pid>` that other processes can read.
-pub(crate) fn in_proc(pid: u32, needle: &str) -> bool {
+pub fn in_proc(pid: u32, needle: &str) -> bool {
     ["cmdline", "environ"].iter().any(|file| {
         let bytes = std::fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap();
         String::from_utf8_lossy(&bytes).contains(needle)
