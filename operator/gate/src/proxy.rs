@@ -45,7 +45,7 @@ pub(crate) struct Call {
 // === impl Call ===
 
 impl Call {
-    pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath) -> Self {
+    pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath<'_>) -> Self {
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
         shared.input(Input::CallStarted { counts });
         let method = metrics::label(if path.file { "file" } else { &path.method });
@@ -102,7 +102,7 @@ pub(crate) enum Outgoing {
 /// Passes a call through. `connection` hears of the end of the answer.
 pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
     shared: &Arc<Shared>,
-    path: &BotPath,
+    path: &BotPath<'_>,
     parts: &http::request::Parts,
     body: Outgoing,
     connection: C,
@@ -146,9 +146,9 @@ fn kind(error: &hyper_util::client::legacy::Error) -> &'static str {
     if error.is_connect() { "cannot connect" } else { "the connection broke" }
 }
 
-fn outgoing(shared: &Shared, path: &BotPath, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
+fn outgoing(shared: &Shared, path: &BotPath<'_>, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
     let token = shared.tokens.current();
-    let url = shared.origin.path(path.file, &token, &path.rest, parts.uri.query());
+    let url = shared.origin.path(path.file, &token, path.rest, parts.uri.query());
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = shared.origin.uri(url)?;
@@ -173,7 +173,7 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 
 /// Gives the bot the answer as it is, but an error page in place of JSON (R23: it makes one library deaf for ever).
 fn forward<C: Finished + Send + Unpin + 'static>(
-    path: &BotPath,
+    path: &BotPath<'_>,
     response: Response<Incoming>,
     mut guard: Guard<C>,
 ) -> Response<Body> {

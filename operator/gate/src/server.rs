@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::answers::{self, Body};
-use crate::args::{Args, BotPath, Method};
+use crate::args::{self, Args, BotPath, Method, Refused};
 use crate::body::Finished;
 use crate::core::{Closed, ConnectionId, Input, RequestId};
 use crate::driver::{Held, Message, Shared};
@@ -27,8 +27,6 @@ use crate::fence;
 use crate::proxy::Outgoing;
 use crate::{get_me, proxy};
 
-/// More than the arguments of any method that the gate reads; the server's own limit is 1 MiB for all arguments.
-const LARGEST_ARGUMENTS: usize = 256 << 10;
 /// Pause after a failure to accept (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -181,8 +179,9 @@ impl Drop for Waiting {
 /// Answers one request.
 async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let shared = connection.shared.clone();
-    let Some(mut path) = BotPath::parse(request.uri().path()) else {
-        return own(&shared, request.uri().path());
+    let (parts, body) = request.into_parts();
+    let Some(mut path) = BotPath::parse(parts.uri.path()) else {
+        return own(&shared, parts.uri.path());
     };
     if !shared.tokens.knows(&path.token) {
         debug!(path = "/bot***", "a request with another token");
@@ -190,16 +189,22 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     }
     connection.introduce();
     let mut open = Open::new(&connection);
-    let (parts, body) = request.into_parts();
+    let mut args = Args::default();
+    if path.method.is_empty() && !path.file {
+        args = Args::of_query(parts.uri.query());
+        path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
+    }
     if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
         return proxy::pass(&shared, &path, &parts, Outgoing::Stream(body), open).await;
     }
-    let Ok(body) = Limited::new(body, LARGEST_ARGUMENTS).collect().await else {
-        open.finished();
-        return answers::error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    let body = match read(&parts, body, &mut args).await {
+        Ok(body) => body,
+        Err(refused) => {
+            open.finished();
+            let (status, description) = refused.answer();
+            return answers::error(status, description);
+        }
     };
-    let body = body.to_bytes();
-    let args = Args::parse(parts.uri.query(), &parts.headers, body.clone()).await;
     if path.method.is_empty() {
         path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
     }
@@ -207,13 +212,24 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     if method == Method::Other {
         return proxy::pass(&shared, &path, &parts, Outgoing::Read(body), open).await;
     }
-    let response = own_method(&shared, method, &path, &args).await;
+    let response = match parts.method {
+        http::Method::GET | http::Method::POST => own_method(&shared, method, &path, &args).await,
+        _ => answers::empty(StatusCode::NOT_IMPLEMENTED),
+    };
     open.finished();
     response
 }
 
+/// Reads the arguments of a call that may be the gate's, and gives its body back.
+async fn read(parts: &http::request::Parts, body: Incoming, args: &mut Args) -> Result<Bytes, Refused> {
+    let body = Limited::new(body, args::LARGEST).collect().await.map_err(|_| Refused::TooLong)?.to_bytes();
+    *args = Args::of_query(parts.uri.query());
+    args.read(&parts.headers, body.clone()).await?;
+    Ok(body)
+}
+
 /// The methods that the gate answers itself.
-async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath, args: &Args) -> Response<Body> {
+async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath<'_>, args: &Args) -> Response<Body> {
     match method {
         Method::GetUpdates => get_updates(shared, path, args).await,
         Method::GetMe => {
@@ -245,7 +261,7 @@ fn suppressed(shared: &Shared, method: &'static str) {
 }
 
 /// Holds the request until the core says what to answer.
-async fn get_updates(shared: &Arc<Shared>, path: &BotPath, args: &Args) -> Response<Body> {
+async fn get_updates(shared: &Arc<Shared>, path: &BotPath<'_>, args: &Args) -> Response<Body> {
     shared.test_dc.store(path.test, Ordering::Relaxed);
     let id = RequestId(next_id());
     let (answer, held) = oneshot::channel();

@@ -1,6 +1,7 @@
 //! The rules of the gate, one test each. `rules` and `properties` run the core with a made-up clock; the rest runs a gate
 //! against the Bot API emulator, or against scripted servers where a server has to misbehave.
 
+mod arguments;
 mod calls;
 mod drains;
 mod polls;

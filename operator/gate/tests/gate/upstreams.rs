@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::support::{LIMIT, Rig, TOKEN};
 
 /// A server that answers every request with `body`, and tells of each `getUpdates`: its path and its form.
-async fn scripted(body: Bytes) -> (String, mpsc::UnboundedReceiver<(String, String)>) {
+pub(crate) async fn scripted(body: Bytes) -> (String, mpsc::UnboundedReceiver<(String, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::unbounded_channel();
