@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) test_dc: AtomicBool,
     /// The last good answer to `getMe`.
     pub(crate) get_me: crate::get_me::Memory,
+    /// The webhook that the bot does not want.
+    pub(crate) unwanted: crate::webhook::Unwanted,
     /// The last delivery or completed call, as the fence counts; 0: none yet.
     pub(crate) last_activity: AtomicU64,
     /// Stop accepting, finish what was begun.
@@ -175,9 +177,7 @@ impl Driver {
                 self.end_poll("cancelled");
             }
             Action::Warm => self.link.warm(),
-            Action::DeleteWebhook => {
-                tokio::spawn(crate::proxy::delete_webhook(self.shared.clone()));
-            }
+            Action::DeleteWebhook => self.shared.unwanted.delete(),
             Action::Emit(event) => self.emit(event),
             Action::Drained(drained) => {
                 info!(

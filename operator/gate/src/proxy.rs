@@ -1,11 +1,10 @@
 //! Everything that is not `getUpdates`: passed through as it is, on a leader, a standby and a terminating gate alike (R22).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use pollux_clock::BootInstant;
@@ -73,6 +72,7 @@ impl Finished for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.finished {
+            self.shared.metrics.broken(self.method, BootInstant::now() - self.started);
             self.shared.input(Input::CallEnded { counts: false });
         }
     }
@@ -129,6 +129,11 @@ pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
         Ok(response) => {
             guard.call.status = response.status().as_u16();
             forward(path, response, guard)
+        }
+        Err(_) if rest.as_ref().is_some_and(Upload::broken_off) => {
+            debug!(path = "/bot***", method = guard.call.method, "the bot broke its request off");
+            // Nobody reads it.
+            answers::bad_gateway()
         }
         Err(reason) => {
             // The error's own text could hold the URL, and the URL holds the token.
@@ -197,30 +202,4 @@ fn rewritten(parts: &http::response::Parts) -> Response<Body> {
         answer.headers_mut().insert(header::RETRY_AFTER, retry.clone());
     }
     answer
-}
-
-/// Deletes the webhook for the bot, without dropping updates, a few times until it works (R18).
-pub(crate) async fn delete_webhook(shared: Arc<Shared>) {
-    let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) { "/test" } else { "" };
-    let mut pause = Duration::from_millis(500);
-    for _ in 0..5 {
-        let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/deleteWebhook"), None);
-        let Some(uri) = shared.origin.uri(path) else {
-            break;
-        };
-        let Ok(request) = Request::get(uri).body(answers::full(Bytes::new())) else {
-            break;
-        };
-        match tokio::time::timeout(Duration::from_secs(5), shared.client.request(request)).await {
-            Ok(Ok(response)) if response.status() == StatusCode::OK => {
-                shared.input(Input::WebhookDeleted(true));
-                return;
-            }
-            Ok(Ok(response)) => debug!(status = response.status().as_u16(), "deleteWebhook failed"),
-            Ok(Err(_)) | Err(_) => debug!("deleteWebhook had no answer"),
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    shared.input(Input::WebhookDeleted(false));
 }

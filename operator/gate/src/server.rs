@@ -25,7 +25,7 @@ use crate::core::{Closed, ConnectionId, Input, RequestId};
 use crate::driver::{Held, Message, Shared};
 use crate::fence;
 use crate::proxy::Outgoing;
-use crate::{get_me, proxy};
+use crate::{get_me, proxy, webhook};
 
 /// Pause after a failure to accept (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -99,8 +99,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(route(connection, request).await) }
     });
-    // No time-out of its own: the gate is never the side that closes an idle connection (R3).
-    let serving = http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
+    let serving = protocol().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -113,6 +112,13 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         debug!(%error, "a connection of the bot ended");
     }
     connection.closed();
+}
+
+/// Without a time-out of its own: the gate is never the side that closes an idle connection (R3).
+fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.header_read_timeout(None);
+    protocol
 }
 
 // === impl Connection ===
@@ -241,10 +247,15 @@ async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath<'_>, ar
             answers::error(StatusCode::BAD_REQUEST, "Bad Request: webhook is managed by the gate")
         }
         Method::SetWebhook | Method::DeleteWebhook => {
-            if args.flag("drop_pending_updates") {
+            let wants_drop = args.flag("drop_pending_updates");
+            let dropping = wants_drop && webhook::wants_drop(shared);
+            if wants_drop && !dropping {
                 suppressed(shared, "deleteWebhook");
             }
             shared.input(Input::WebhookUnwanted);
+            if dropping {
+                webhook::drop_done(shared).await;
+            }
             answers::done("Webhook is already deleted")
         }
         Method::Close => answers::json(StatusCode::OK, r#"{"ok":true,"result":true}"#),
@@ -292,5 +303,78 @@ fn own(shared: &Shared, path: &str) -> Response<Body> {
             answers::json(status, body.to_string())
         }
         _ => answers::error(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use http_body_util::Full;
+    use hyper::rt::{Sleep, Timer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// The server's own limit for an idle connection; clients keep theirs for 10 to 300 s.
+    const SHORTEST_IDLE: Duration = Duration::from_secs(500);
+
+    /// A clock that never rings, and remembers for when it was set.
+    #[derive(Clone, Default)]
+    struct Remembers(Arc<Mutex<Vec<Duration>>>);
+
+    struct Never;
+
+    impl Future for Never {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Pending
+        }
+    }
+
+    impl Sleep for Never {}
+
+    impl Timer for Remembers {
+        fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+            self.0.lock().unwrap().push(duration);
+            Box::pin(Never)
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+            self.sleep(deadline.saturating_duration_since(Instant::now()))
+        }
+    }
+
+    /// Serves one request, lets the connection idle, and returns the times after which it would have been closed.
+    async fn limits(mut protocol: http1::Builder) -> Vec<Duration> {
+        let clock = Remembers::default();
+        let (mut bot, gate) = tokio::io::duplex(4096);
+        let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::new()))));
+        tokio::spawn(protocol.timer(clock.clone()).serve_connection(TokioIo::new(gate), service));
+        for _ in 0..2 {
+            bot.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(bot.read_u8().await.unwrap());
+            }
+        }
+        let set = clock.0.lock().unwrap();
+        set.clone()
+    }
+
+    #[tokio::test]
+    async fn r03_an_idle_connection_is_kept_as_long_as_the_server_keeps_it() {
+        let limits = limits(protocol()).await;
+        assert!(limits.iter().all(|limit| *limit >= SHORTEST_IDLE), "{limits:?}");
+    }
+
+    /// What the test above would see otherwise.
+    #[tokio::test]
+    async fn r03_the_library_by_itself_would_close_it() {
+        let limits = limits(http1::Builder::new()).await;
+        assert!(limits.iter().any(|limit| *limit < SHORTEST_IDLE), "{limits:?}");
     }
 }

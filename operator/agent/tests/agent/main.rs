@@ -11,3 +11,4 @@ mod handover;
 mod outage;
 mod secrets;
 mod starting;
+mod streaming;

@@ -3,11 +3,15 @@
 
 mod arguments;
 mod calls;
+mod cost;
 mod drains;
 mod polls;
 mod presence;
 mod properties;
+mod proxies;
 mod rules;
 mod secrets;
+mod streams;
 mod support;
 mod upstreams;
+mod webhooks;

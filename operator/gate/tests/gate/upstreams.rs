@@ -134,7 +134,7 @@ async fn a_gate_that_cannot_work_does_not_start_and_says_why_without_the_token()
     let file = folder.path().join("token");
     let start = async |url: &str, ca: Option<&str>| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Upstream { url: url.parse().unwrap(), ca_pem: ca.map(|ca| ca.as_bytes().to_vec()) };
+        let upstream = Upstream { url: url.parse().unwrap(), ca_pem: ca.map(|ca| ca.as_bytes().to_vec()), proxy: None };
         let config = Config { token_file: file.clone(), upstream, settings: Settings::default() };
         Gate::start(config, listener).map(|_| ()).unwrap_err()
     };
