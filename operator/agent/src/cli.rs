@@ -76,6 +76,9 @@ pub struct RunOptions {
     /// File with the certificates (PEM) of the CA that the Bot API server's certificate comes from, if it is your own
     #[arg(long, env = "POLLUX_API_CA_FILE", value_name = "FILE")]
     pub api_ca_file: Option<String>,
+    /// HTTP proxy on the way to the Bot API server (http://host:port), if there is no other way
+    #[arg(long, env = "POLLUX_PROXY_URL", value_name = "URL")]
+    pub proxy_url: Option<String>,
     /// File with the bot's token
     #[arg(long, env = "POLLUX_TOKEN_FILE", value_name = "FILE", default_value = "/run/pollux/token/token")]
     pub token_file: String,

@@ -25,6 +25,8 @@ pub struct Config {
     pub api_url: Url,
     /// Certificates (PEM) of an own CA of that server.
     pub api_ca: Option<Vec<u8>>,
+    /// The HTTP proxy on the way there.
+    pub proxy_url: Option<Url>,
     /// File with the bot's token.
     pub token_file: PathBuf,
     /// File with the lease database's URI.
@@ -115,6 +117,7 @@ impl Config {
         let identity = judge.identity(options);
         let api_url = judge.api_url(&options.api_url);
         let api_ca = judge.api_ca(options.api_ca_file.as_deref());
+        let proxy_url = judge.proxy_url(options.proxy_url.as_deref());
         let token_file = judge.absolute("token-file", &options.token_file);
         let lease_uri_file = judge.absolute("lease-uri-file", &options.lease_uri_file);
         let shared_dir = judge.shared_dir(&options.shared_dir);
@@ -130,6 +133,7 @@ impl Config {
                 identity: identity?,
                 api_url: api_url?,
                 api_ca: api_ca?,
+                proxy_url: proxy_url?,
                 token_file: token_file?,
                 lease_uri_file: lease_uri_file?,
                 shared_dir: shared_dir?,
@@ -252,6 +256,32 @@ impl Judge {
             ),
             Err(e) => self.wrong(FLAG, format!("is not PEM ({file}: {e})"), "put the CA's certificate there, in PEM"),
         }
+    }
+
+    #[expect(clippy::option_option, reason = "outer: judged right; inner: none was asked for")]
+    fn proxy_url(&mut self, value: Option<&str>) -> Option<Option<Url>> {
+        const FLAG: &str = "proxy-url";
+        const MEND: &str = "set it to an HTTP proxy, such as http://proxy.example:3128";
+        let Some(value) = value.map(str::trim).filter(|v| !v.is_empty()) else {
+            return Some(None);
+        };
+        // What was typed is not repeated: it may hold a password.
+        let url = match Url::parse(value) {
+            Ok(url) => url,
+            Err(e) => return self.wrong(FLAG, format!("is not a URL ({e})"), MEND),
+        };
+        if url.scheme() != "http" || url.host_str().is_none_or(str::is_empty) {
+            return self.wrong(FLAG, "does not begin with http:// and a host", MEND);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            let mend =
+                "use a proxy that lets the pod's address through: everybody who sees the pod would see the password";
+            return self.wrong(FLAG, "holds a user or a password", mend);
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return self.wrong(FLAG, "has a path, a query or a fragment", MEND);
+        }
+        Some(Some(url))
     }
 
     fn absolute(&mut self, flag: &'static str, value: &str) -> Option<PathBuf> {

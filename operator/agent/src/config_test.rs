@@ -12,6 +12,7 @@ fn right(dir: &Path) -> RunOptions {
         revision: some("echo-abc"),
         api_url: "https://api.telegram.org".into(),
         api_ca_file: None,
+        proxy_url: None,
         token_file: "/run/pollux/token/token".into(),
         lease_uri_file: "/run/pollux/lease/uri".into(),
         shared_dir: dir.display().to_string(),
@@ -128,4 +129,20 @@ fn a_ca_file_without_a_certificate_is_refused() {
 #[test]
 fn a_shared_directory_that_is_too_deep_for_a_socket_is_refused() {
     assert!(message(|o| o.shared_dir = format!("/tmp/{}", "d".repeat(100))).contains("too long for a unix socket"));
+}
+
+#[test]
+fn a_proxy_is_a_host_and_a_port_and_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |proxy: &str| RunOptions { proxy_url: Some(proxy.to_owned()), ..right(dir.path()) };
+    let (config, _) = Config::new(&with("http://proxy.example:3128")).unwrap();
+    assert_eq!(config.proxy_url.unwrap().as_str(), "http://proxy.example:3128/");
+    let (config, _) = Config::new(&with(" ")).unwrap();
+    assert_eq!(config.proxy_url, None, "an empty variable is none");
+    for proxy in
+        ["http://me:hunter2@proxy:3128", "https://proxy:3128", "socks5://proxy", "proxy:3128", "http://proxy/x"]
+    {
+        let said = message(|o| o.proxy_url = Some(proxy.to_owned()));
+        assert!(said.contains("POLLUX_PROXY_URL") && !said.contains("hunter2"), "{said}");
+    }
 }

@@ -163,7 +163,8 @@ fn install_hook(config: &Config, app: &App) -> Result<(), RunError> {
 async fn serve(config: Config, app: App, door: TcpListener) -> Result<Infallible, RunError> {
     let token = wait_for(Need::Token, app.waiting(), || read_token(&config.token_file)).await;
     let settings = gate_settings(&config);
-    let upstream = Upstream { url: config.api_url.clone(), ca_pem: config.api_ca.clone() };
+    let upstream =
+        Upstream { url: config.api_url.clone(), ca_pem: config.api_ca.clone(), proxy: config.proxy_url.clone() };
     let gate_config =
         pollux_gate::Config { token_file: config.token_file.clone(), upstream, settings: settings.clone() };
     let gate = Gate::start(gate_config, door)?;

@@ -1,33 +1,41 @@
 //! What the bot asks for: the path, and the arguments of the few methods that the gate understands (R1).
 //!
-//! Parsed as the Bot API server does it: the path is percent-decoded, methods are case-insensitive, arguments come from
-//! the query string and the body (JSON object, form, multipart), the first occurrence of a name wins, and a body that
-//! cannot be parsed is not an error.
+//! Read as the published server reads it, or a call would mean one thing here and another one there:
+//! * The path is percent-decoded first, methods are case-insensitive.
+//! * Arguments come from the query string, then from the body: JSON object, form or multipart, packed or not. The first
+//!   occurrence of a name wins. In JSON a string is taken as it is, any other value as its text, so 1000 and "1000" are the
+//!   same; a body that is nothing but a string is the argument `content`.
+//! * A mistake in a body is none of the call: what was read before it counts.
+//! * An integer is its leading digits, modulo 2^32; no digits are 0, and no text is the default.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode_str;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use crate::core::PollArgs;
 
-/// What may not stand in a path as it is. The rest is decoded by the server anyway.
-const PATH: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'`').add(b'%').add(b'\\');
+/// The server's own limit for all arguments of a call; also the gate's for a body that it reads, packed and unpacked.
+pub(crate) const LARGEST: usize = 1 << 20;
 
 /// The path of a Bot API request.
-pub(crate) struct BotPath {
+pub(crate) struct BotPath<'a> {
     /// `/file/bot…`: a download.
     pub(crate) file: bool,
     /// What stands where the token belongs.
     pub(crate) token: String,
     /// The test data centre: `/bot<token>/test/…`.
     pub(crate) test: bool,
-    /// What follows the token, percent-encoded again, with its leading slash.
-    pub(crate) rest: String,
+    /// What follows the token, with its leading slash, as the bot wrote it.
+    pub(crate) rest: &'a str,
     /// The method in lower case; empty if the path has none.
     pub(crate) method: String,
 }
@@ -49,30 +57,50 @@ pub(crate) enum Method {
 #[derive(Debug, Default)]
 pub(crate) struct Args(HashMap<String, String>);
 
+/// Why a call is refused before its arguments are known, as the server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// More than [`LARGEST`].
+    TooLong,
+    /// A `Content-Encoding` that is neither gzip nor deflate.
+    Coding,
+}
+
 // === impl BotPath ===
 
-impl BotPath {
+impl<'a> BotPath<'a> {
     /// `None` if the path is not one of the Bot API.
-    pub(crate) fn parse(path: &str) -> Option<Self> {
-        let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let (file, after) = match decoded.strip_prefix("/bot") {
-            Some(after) => (false, after),
-            None => (true, decoded.strip_prefix("/file/bot")?),
+    pub(crate) fn parse(path: &'a str) -> Option<Self> {
+        let decoded: Cow<'_, [u8]> = percent_decode_str(path).into();
+        let (file, token_at) = if decoded.starts_with(b"/bot") {
+            (false, "/bot".len())
+        } else if decoded.starts_with(b"/file/bot") {
+            (true, "/file/bot".len())
+        } else {
+            return None;
         };
-        let (token, rest) = match after.find('/') {
-            Some(slash) => after.split_at(slash),
-            None => (after, ""),
-        };
-        let after_test = rest.strip_prefix("/test/");
-        let method = after_test.unwrap_or_else(|| rest.trim_start_matches('/'));
+        let token = decoded[token_at..].split(|byte| *byte == b'/').next().unwrap_or_default();
+        let rest = &decoded[token_at + token.len()..];
+        let after_test = rest.strip_prefix(b"/test/");
+        let method = String::from_utf8_lossy(after_test.unwrap_or(rest));
+        // More than one slash is none of the server's spellings, but of those that a proxy before it may merge.
+        let method = method.trim_start_matches('/').to_ascii_lowercase();
         Some(Self {
             file,
-            token: token.to_owned(),
+            token: String::from_utf8_lossy(token).into_owned(),
             test: after_test.is_some(),
-            rest: utf8_percent_encode(rest, PATH).to_string(),
-            method: if file { String::new() } else { method.to_ascii_lowercase() },
+            rest: path.get(encoded_length(path, token_at + token.len())..).unwrap_or_default(),
+            method: if file { String::new() } else { method },
         })
     }
+}
+
+/// How many bytes of a path were decoded into its first `decoded` ones.
+fn encoded_length(path: &str, decoded: usize) -> usize {
+    let path = path.as_bytes();
+    let is_hex = |hex: &[u8]| hex.iter().all(u8::is_ascii_hexdigit);
+    let is_escape = |at: usize| path[at] == b'%' && path.get(at + 1..at + 3).is_some_and(is_hex);
+    (0..decoded).fold(0, |at, _| at + if is_escape(at) { 3 } else { 1 })
 }
 
 // === impl Method ===
@@ -91,31 +119,52 @@ impl Method {
     }
 }
 
+// === impl Refused ===
+
+impl Refused {
+    /// The status, and the server's words for it.
+    pub(crate) fn answer(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large: too much parameters"),
+            Self::Coding => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported Media Type: unsupported content-encoding")
+            }
+        }
+    }
+}
+
 // === impl Args ===
 
 impl Args {
-    /// Reads the query string, then the body.
-    pub(crate) async fn parse(query: Option<&str>, headers: &HeaderMap, body: Bytes) -> Self {
+    /// Reads the query string.
+    pub(crate) fn of_query(query: Option<&str>) -> Self {
         let mut args = Self::default();
         args.form(query.unwrap_or_default().as_bytes());
-        let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let lower = kind.to_ascii_lowercase();
-        if lower.contains("application/json") {
-            args.json(&body);
-        } else if lower.contains("application/x-www-form-urlencoded") {
-            args.form(&body);
-        } else if lower.contains("multipart/form-data") {
-            args.multipart(kind, body).await;
-        }
         args
+    }
+
+    /// Reads the body; a name that is known already keeps its value.
+    pub(crate) async fn read(&mut self, headers: &HeaderMap, body: Bytes) -> Result<(), Refused> {
+        let kind = text(headers, CONTENT_TYPE);
+        let lower = kind.to_ascii_lowercase();
+        let body = unpacked(headers, body)?;
+        if lower.contains("multipart/form-data") {
+            self.multipart(kind, body).await;
+        } else if lower.contains("application/x-www-form-urlencoded") {
+            self.form(&body);
+        } else if lower.contains("application/json") {
+            self.json(&body);
+        }
+        Ok(())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    fn integer(&self, name: &str) -> Option<i64> {
-        self.get(name)?.parse().ok()
+    /// `None`: its default.
+    fn integer(&self, name: &str) -> Option<i32> {
+        self.get(name).filter(|text| !text.is_empty()).map(integer)
     }
 
     /// As the server reads a boolean.
@@ -127,9 +176,9 @@ impl Args {
     pub(crate) fn poll(&self) -> PollArgs {
         let list = self.get("allowed_updates").filter(|text| serde_json::from_str::<Vec<String>>(text).is_ok());
         PollArgs {
-            offset: self.integer("offset"),
-            limit: self.integer("limit"),
-            timeout: self.integer("timeout"),
+            offset: self.integer("offset").map(i64::from),
+            limit: self.integer("limit").map(|limit| limit.clamp(1, 100).into()),
+            timeout: self.integer("timeout").map(|timeout| timeout.clamp(0, 50).into()),
             allowed_updates: list.map(Arc::from),
         }
     }
@@ -145,16 +194,8 @@ impl Args {
     }
 
     fn json(&mut self, body: &[u8]) {
-        let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(body) else {
-            return;
-        };
-        for (name, value) in object {
-            let text = match value {
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            self.add(name, text);
-        }
+        // The mistake is not told to the bot, as the server does not.
+        let _ = serde_json::Deserializer::from_slice(body).deserialize_any(Members(self));
     }
 
     async fn multipart(&mut self, kind: &str, body: Bytes) {
@@ -164,113 +205,72 @@ impl Args {
         let stream = futures::stream::iter([Ok::<_, std::convert::Infallible>(body)]);
         let mut parts = multer::Multipart::new(stream, boundary);
         while let Ok(Some(field)) = parts.next_field().await {
-            let Some(name) = field.name().map(ToOwned::to_owned) else {
-                continue;
+            let name = field.name().map(ToOwned::to_owned).filter(|_| field.file_name().is_none());
+            let Ok(value) = field.bytes().await else {
+                return;
             };
-            let file = field.file_name().is_some();
-            if let Ok(text) = field.text().await
-                && !file
-            {
-                self.add(name, text);
+            if let Some(name) = name {
+                self.add(name, String::from_utf8_lossy(&value).into_owned());
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn text(headers: &HeaderMap, name: HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
 
-    fn headers(kind: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, kind.parse().unwrap());
-        headers
+/// As the server's zlib does it: what the bytes are is seen from the bytes, and not which of the two words was said.
+fn unpacked(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Refused> {
+    match text(headers, CONTENT_ENCODING).trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => return Ok(body),
+        "gzip" | "deflate" => {}
+        _ => return Err(Refused::Coding),
+    }
+    let unpacking: &mut dyn Read =
+        if body.starts_with(&[0x1f, 0x8b]) { &mut GzDecoder::new(&body[..]) } else { &mut ZlibDecoder::new(&body[..]) };
+    let mut plain = Vec::new();
+    // What was unpacked before a mistake counts.
+    let _ = unpacking.take(LARGEST as u64 + 1).read_to_end(&mut plain);
+    if plain.len() > LARGEST { Err(Refused::TooLong) } else { Ok(plain.into()) }
+}
+
+/// 32 bits that wrap around, as in the server: an offset that only seems to be a large one is negative there, and empties
+/// the queue.
+fn integer(text: &str) -> i32 {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let digits = digits.bytes().take_while(u8::is_ascii_digit);
+    let value = digits.fold(0_u32, |value, digit| value.wrapping_mul(10).wrapping_add(u32::from(digit - b'0')));
+    let value = value.cast_signed();
+    if negative { value.wrapping_neg() } else { value }
+}
+
+/// Takes the members of an object one by one, so that those before a mistake are there.
+struct Members<'a>(&'a mut Args);
+
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object or a string")
     }
 
-    async fn poll(query: Option<&str>, kind: &str, body: &str) -> PollArgs {
-        Args::parse(query, &headers(kind), Bytes::copy_from_slice(body.as_bytes())).await.poll()
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.0.add("content".to_owned(), text.to_owned());
+        Ok(())
     }
 
-    fn expected(allowed: Option<&str>) -> PollArgs {
-        PollArgs { offset: Some(7), limit: Some(5), timeout: Some(30), allowed_updates: allowed.map(Arc::from) }
-    }
-
-    #[test]
-    fn r01_methods_are_recognised_in_every_spelling() {
-        for (path, method, test) in [
-            ("/bot1:a/getUpdates", "getupdates", false),
-            ("/bot1%3Aa/GetUpdates", "getupdates", false),
-            ("/bot1:a/get%55pdates", "getupdates", false),
-            ("/bot1:a%2FgetUpdates", "getupdates", false),
-            ("/bot1:a/test/GETUPDATES", "getupdates", true),
-            ("/bot1:a/", "", false),
-            ("/bot1:a", "", false),
-        ] {
-            let parsed = BotPath::parse(path).unwrap();
-            assert_eq!((parsed.token.as_str(), parsed.method.as_str(), parsed.test), ("1:a", method, test), "{path}");
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<String>()? {
+            match members.next_value()? {
+                Value::String(text) => self.0.add(name, text),
+                other => self.0.add(name, other.to_string()),
+            }
         }
-        assert!(BotPath::parse("/getUpdates").is_none());
-        assert!(BotPath::parse("/leader").is_none());
-    }
-
-    #[test]
-    fn r01_a_file_path_is_no_method() {
-        let parsed = BotPath::parse("/file/bot1:a/documents/my%20file%3F.pdf").unwrap();
-        assert!(parsed.file);
-        assert_eq!(parsed.rest, "/documents/my%20file%3F.pdf");
-        assert_eq!(parsed.method, "");
-    }
-
-    #[tokio::test]
-    async fn r01_arguments_come_from_query_form_json_and_multipart() {
-        let list = Some(r#"["message"]"#);
-        assert_eq!(
-            poll(Some("offset=7&limit=5&timeout=30&allowed_updates=%5B%22message%22%5D"), "text/plain", "").await,
-            expected(list)
-        );
-        let form = "application/x-www-form-urlencoded;charset=UTF-8";
-        assert_eq!(poll(None, form, "offset=7&limit=5&timeout=30").await, expected(None));
-        let json = "application/json; charset=utf-8";
-        assert_eq!(
-            poll(None, json, r#"{"offset":7,"limit":"5","timeout":30,"allowed_updates":["message"]}"#).await,
-            expected(list)
-        );
-        let parts = "--x\r\nContent-Disposition: form-data; name=\"offset\"\r\n\r\n7\r\n\
-            --x\r\nContent-Disposition: form-data; name=\"limit\"\r\n\r\n5\r\n\
-            --x\r\nContent-Disposition: form-data; name=\"timeout\"\r\n\r\n30\r\n--x--\r\n";
-        assert_eq!(poll(None, "multipart/form-data; boundary=x", parts).await, expected(None));
-    }
-
-    #[tokio::test]
-    async fn r01_the_first_occurrence_wins_and_the_query_is_first() {
-        let form = "application/x-www-form-urlencoded";
-        let args = poll(Some("offset=7&limit=5&limit=6"), form, "timeout=30&offset=9&timeout=1").await;
-        assert_eq!(args, expected(None));
-    }
-
-    #[tokio::test]
-    async fn r01_what_cannot_be_read_counts_as_absent() {
-        for (kind, body) in [
-            ("application/json", "null"),
-            ("application/json", "{"),
-            ("application/json", ""),
-            ("application/json", r#"{"offset":"x","limit":1.5,"allowed_updates":"null"}"#),
-            ("application/x-www-form-urlencoded", "offset=&allowed_updates=null"),
-            ("multipart/form-data; boundary=x", "--x--\r\n"),
-            ("multipart/form-data", ""),
-        ] {
-            assert_eq!(poll(None, kind, body).await, PollArgs::default(), "{kind} {body}");
-        }
-    }
-
-    #[tokio::test]
-    async fn r01_the_method_argument_is_found() {
-        let args = Args::parse(Some("method=GetUpdates"), &HeaderMap::new(), Bytes::new()).await;
-        assert_eq!(args.get("method"), Some("GetUpdates"));
-        assert!(
-            Args::parse(Some("drop_pending_updates=True"), &HeaderMap::new(), Bytes::new())
-                .await
-                .flag("drop_pending_updates")
-        );
+        Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub(crate) struct Activity(Arc<Mutex<Instant>>);
 pub(crate) struct Upload {
     body: Arc<Mutex<Incoming>>,
     activity: Activity,
+    broken_off: Arc<AtomicBool>,
 }
 
 /// Telegram's answer on its way to the bot. `T` is told that the answer went through by [`Finished::finished`], and is
@@ -73,7 +75,12 @@ impl Activity {
 
 impl Upload {
     pub(crate) fn new(body: Incoming, activity: Activity) -> Self {
-        Self { body: Arc::new(Mutex::new(body)), activity }
+        Self { body: Arc::new(Mutex::new(body)), activity, broken_off: Arc::default() }
+    }
+
+    /// The bot went away before it had sent everything.
+    pub(crate) fn broken_off(&self) -> bool {
+        self.broken_off.load(Ordering::Relaxed)
     }
 
     /// Reads what is left, so that the bot, which may read its answer only after it has sent everything, gets it.
@@ -98,7 +105,11 @@ impl http_body::Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.activity.bump();
         let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        Pin::new(&mut *body).poll_frame(cx).map_err(Into::into)
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = polled {
+            self.broken_off.store(true, Ordering::Relaxed);
+        }
+        polled.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

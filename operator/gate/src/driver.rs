@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) test_dc: AtomicBool,
     /// The last good answer to `getMe`.
     pub(crate) get_me: crate::get_me::Memory,
+    /// The webhook that the bot does not want.
+    pub(crate) unwanted: crate::webhook::Unwanted,
     /// The last delivery or completed call, as the fence counts; 0: none yet.
     pub(crate) last_activity: AtomicU64,
     /// Stop accepting, finish what was begun.
@@ -172,7 +174,7 @@ impl Driver {
         }
         self.publish();
         if let Some(drop) = self.unwanted.take() {
-            tokio::spawn(crate::proxy::delete_webhook(self.shared.clone(), drop));
+            self.shared.unwanted.delete(self.core.leading().filter(|_| drop));
         }
         if let Some(drained) = self.drained.take() {
             for waiting in self.drains.drain(..) {

@@ -18,7 +18,9 @@ use crate::driver::{Driver, Message, Shared};
 use crate::fence::{self, Fence};
 use crate::metrics::Metrics;
 use crate::upstream::{Origin, Tokens};
-use crate::{DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, pending, server};
+use crate::{
+    DrainOutcome, Drained, Event, Leadership, Settings, Status, Token, TokenError, get_me, pending, server, webhook,
+};
 
 /// Where the Bot API is.
 #[derive(Clone, Debug)]
@@ -27,6 +29,10 @@ pub struct Upstream {
     pub url: Url,
     /// Certificates (PEM) that are trusted besides the compiled-in roots.
     pub ca_pem: Option<Vec<u8>>,
+    /// An HTTP proxy, `http://host:port`, that everything goes through, polls too, by `CONNECT`.
+    ///
+    /// A cancelled poll is a TCP reset to the proxy; what the proxy has taken by then it may still pass on.
+    pub proxy: Option<Url>,
 }
 
 /// What a gate needs to start.
@@ -54,6 +60,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The proxy's URL cannot be used. It may hold a password, so it is not repeated.
+    #[error("the URL of the proxy cannot be used: {0}")]
+    Proxy(&'static str),
     /// The extra certificates cannot be used.
     #[error("the CA file of the Bot API holds no usable certificate: {0}")]
     Certificates(String),
@@ -89,6 +98,7 @@ impl Gate {
             metrics: Metrics::new(),
             test_dc: AtomicBool::new(false),
             get_me: get_me::Memory::default(),
+            unwanted: webhook::Unwanted::new(),
             last_activity: AtomicU64::new(0),
             stopping: CancellationToken::new(),
         });
@@ -96,6 +106,7 @@ impl Gate {
         tokio::spawn(Driver::new(shared.clone(), inbox, published, events.clone()).run());
         tokio::spawn(get_me::identify(shared.clone()));
         tokio::spawn(pending::watch(shared.clone()));
+        tokio::spawn(webhook::keep_away(shared.clone()));
         let serving = server::serve(shared.clone(), listener);
         let done = stopped.clone();
         tokio::spawn(async move {

@@ -24,6 +24,8 @@ mod body;
 pub mod core;
 mod driver;
 mod fence;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod get_me;
 mod link;
@@ -35,6 +37,7 @@ mod settings;
 mod status;
 mod token;
 mod upstream;
+mod webhook;
 
 pub use gate::{Config, Gate, StartError, Upstream};
 pub use settings::{Delivery, Ordering, PendingUpdates, Settings};

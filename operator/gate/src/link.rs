@@ -13,10 +13,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use pollux_clock::BootInstant;
 use rustix::net::sockopt;
@@ -24,6 +25,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tower::ServiceExt;
 
 use crate::answers::BoxError;
 use crate::fence::{self, Fence};
@@ -267,8 +269,7 @@ impl Connection {
 
 async fn connect(origin: Origin, pass: Arc<Pass>) -> io::Result<Connection> {
     let connecting = async {
-        let tcp = TcpStream::connect((origin.host.as_str(), origin.port)).await?;
-        let tcp = Socket { tcp: guarded(tcp)?, pass };
+        let tcp = reach(&origin, pass).await?;
         if !origin.tls {
             return http(tcp).await;
         }
@@ -277,6 +278,32 @@ async fn connect(origin: Origin, pass: Arc<Pass>) -> io::Result<Connection> {
         http(tls).await
     };
     timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// A connection to the API: straight, or through the proxy, to which the socket's guards then apply.
+async fn reach(origin: &Origin, pass: Arc<Pass>) -> io::Result<Socket> {
+    let Some(proxy) = origin.proxy.clone() else {
+        return dial(origin.host.clone(), origin.port, pass).await;
+    };
+    let dial = tower::service_fn(move |_: Uri| {
+        let dialing = dial(proxy.host.clone(), proxy.port, pass.clone());
+        async move { dialing.await.map(TokioIo::new) }
+    });
+    let tunnel = Tunnel::new(proxy.uri, dial).oneshot(proxy.target).await;
+    tunnel.map(TokioIo::into_inner).map_err(|error| io::Error::other(format!("through the proxy: {}", chain(&error))))
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
+}
+
+async fn dial(host: String, port: u16, pass: Arc<Pass>) -> io::Result<Socket> {
+    let tcp = TcpStream::connect((host, port)).await?;
+    Ok(Socket { tcp: guarded(tcp)?, pass })
 }
 
 fn guarded(tcp: TcpStream) -> io::Result<TcpStream> {

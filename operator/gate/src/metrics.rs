@@ -124,7 +124,16 @@ impl Metrics {
 
     /// A call of the bot was answered; `method` is what [`label`] gave.
     pub(crate) fn called(&self, method: &'static str, code: u16, took: Duration) {
-        self.calls.get_or_create(&Call { method, code: code.to_string() }).inc();
+        self.called_with(method, code.to_string(), took);
+    }
+
+    /// The bot, or Telegram in the middle of its answer, broke a call off.
+    pub(crate) fn broken(&self, method: &'static str, took: Duration) {
+        self.called_with(method, "broken".to_owned(), took);
+    }
+
+    fn called_with(&self, method: &'static str, code: String, took: Duration) {
+        self.calls.get_or_create(&Call { method, code }).inc();
         self.call_duration.get_or_create(&Called { method }).observe(took.as_secs_f64());
     }
 
@@ -143,7 +152,7 @@ impl Metrics {
         registry.register("pollux_agent_pending_updates", pending, self.pending.clone());
         let unconfirmed = "Updates that the bot was given and has not acknowledged";
         registry.register("pollux_agent_updates_unconfirmed", unconfirmed, self.unconfirmed.clone());
-        let calls = "Bot API calls of the bot, by method and status code";
+        let calls = "Bot API calls of the bot, by method and status code (broken: not answered in full)";
         registry.register("pollux_agent_api_requests", calls, self.calls.clone());
         let took = "Time from a Bot API call of the bot to the end of its answer";
         registry.register("pollux_agent_api_request_duration_seconds", took, self.call_duration.clone());

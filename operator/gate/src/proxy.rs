@@ -1,11 +1,10 @@
 //! Everything that is not `getUpdates`: passed through as it is, on a leader, a standby and a terminating gate alike (R22).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use pollux_clock::BootInstant;
@@ -45,7 +44,7 @@ pub(crate) struct Call {
 // === impl Call ===
 
 impl Call {
-    pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath) -> Self {
+    pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath<'_>) -> Self {
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
         let started = BootInstant::now();
         shared.input(Input::CallStarted { counts, began: started });
@@ -74,6 +73,7 @@ impl Finished for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.finished {
+            self.shared.metrics.broken(self.method, BootInstant::now() - self.started);
             self.shared.input(Input::CallEnded { counts: false, began: self.started });
         }
     }
@@ -103,7 +103,7 @@ pub(crate) enum Outgoing {
 /// Passes a call through. `connection` hears of the end of the answer.
 pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
     shared: &Arc<Shared>,
-    path: &BotPath,
+    path: &BotPath<'_>,
     parts: &http::request::Parts,
     body: Outgoing,
     connection: C,
@@ -131,6 +131,11 @@ pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
             guard.call.status = response.status().as_u16();
             forward(path, response, guard)
         }
+        Err(_) if rest.as_ref().is_some_and(Upload::broken_off) => {
+            debug!(path = "/bot***", method = guard.call.method, "the bot broke its request off");
+            // Nobody reads it.
+            answers::bad_gateway()
+        }
         Err(reason) => {
             // The error's own text could hold the URL, and the URL holds the token.
             warn!(path = "/bot***", method = guard.call.method, reason, "upstream failed; answered 502");
@@ -147,9 +152,9 @@ fn kind(error: &hyper_util::client::legacy::Error) -> &'static str {
     if error.is_connect() { "cannot connect" } else { "the connection broke" }
 }
 
-fn outgoing(shared: &Shared, path: &BotPath, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
+fn outgoing(shared: &Shared, path: &BotPath<'_>, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
     let token = shared.tokens.current();
-    let url = shared.origin.path(path.file, &token, &path.rest, parts.uri.query());
+    let url = shared.origin.path(path.file, &token, path.rest, parts.uri.query());
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = shared.origin.uri(url)?;
@@ -174,7 +179,7 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 
 /// Gives the bot the answer as it is, but an error page in place of JSON (R23: it makes one library deaf for ever).
 fn forward<C: Finished + Send + Unpin + 'static>(
-    path: &BotPath,
+    path: &BotPath<'_>,
     response: Response<Incoming>,
     mut guard: Guard<C>,
 ) -> Response<Body> {
@@ -198,34 +203,4 @@ fn rewritten(parts: &http::response::Parts) -> Response<Body> {
         answer.headers_mut().insert(header::RETRY_AFTER, retry.clone());
     }
     answer
-}
-
-/// Deletes the webhook for the bot, and its pending updates only if they are to be dropped (R17), a few times until it works (R18).
-pub(crate) async fn delete_webhook(shared: Arc<Shared>, drop_pending: bool) {
-    let test = if shared.test_dc.load(std::sync::atomic::Ordering::Relaxed) { "/test" } else { "" };
-    let mut pause = Duration::from_millis(500);
-    let query = drop_pending.then_some("drop_pending_updates=true");
-    for _ in 0..5 {
-        if drop_pending && !shared.fence.holds() {
-            break;
-        }
-        let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/deleteWebhook"), query);
-        let Some(uri) = shared.origin.uri(path) else {
-            break;
-        };
-        let Ok(request) = Request::get(uri).body(answers::full(Bytes::new())) else {
-            break;
-        };
-        match tokio::time::timeout(Duration::from_secs(5), shared.client.request(request)).await {
-            Ok(Ok(response)) if response.status() == StatusCode::OK => {
-                shared.input(Input::WebhookDeleted(true));
-                return;
-            }
-            Ok(Ok(response)) => debug!(status = response.status().as_u16(), "deleteWebhook failed"),
-            Ok(Err(_)) | Err(_) => debug!("deleteWebhook had no answer"),
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    shared.input(Input::WebhookDeleted(false));
 }

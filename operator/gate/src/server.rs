@@ -19,16 +19,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::answers::{self, Body};
-use crate::args::{Args, BotPath, Method};
+use crate::args::{self, Args, BotPath, Method, Refused};
 use crate::body::Finished;
 use crate::core::{Closed, ConnectionId, Input, RequestId};
 use crate::driver::{Held, Message, Shared};
 use crate::fence;
 use crate::proxy::Outgoing;
-use crate::{get_me, proxy};
+use crate::{get_me, proxy, webhook};
 
-/// More than the arguments of any method that the gate reads; the server's own limit is 1 MiB for all arguments.
-const LARGEST_ARGUMENTS: usize = 256 << 10;
 /// Pause after a failure to accept (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -101,8 +99,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(route(connection, request).await) }
     });
-    // No time-out of its own: the gate is never the side that closes an idle connection (R3).
-    let serving = http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
+    let serving = protocol().serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
@@ -115,6 +112,13 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
         debug!(%error, "a connection of the bot ended");
     }
     connection.closed();
+}
+
+/// Without a time-out of its own: the gate is never the side that closes an idle connection (R3).
+fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.header_read_timeout(None);
+    protocol
 }
 
 // === impl Connection ===
@@ -181,8 +185,9 @@ impl Drop for Waiting {
 /// Answers one request.
 async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let shared = connection.shared.clone();
-    let Some(mut path) = BotPath::parse(request.uri().path()) else {
-        return own(&shared, request.method(), request.uri().path());
+    let (parts, body) = request.into_parts();
+    let Some(mut path) = BotPath::parse(parts.uri.path()) else {
+        return own(&shared, &parts.method, parts.uri.path());
     };
     if !shared.tokens.knows(&path.token) {
         debug!(path = "/bot***", "a request with another token");
@@ -190,16 +195,22 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     }
     connection.introduce();
     let mut open = Open::new(&connection);
-    let (parts, body) = request.into_parts();
+    let mut args = Args::default();
+    if path.method.is_empty() && !path.file {
+        args = Args::of_query(parts.uri.query());
+        path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
+    }
     if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
         return proxy::pass(&shared, &path, &parts, Outgoing::Stream(body), open).await;
     }
-    let Ok(body) = Limited::new(body, LARGEST_ARGUMENTS).collect().await else {
-        open.finished();
-        return answers::error(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large");
+    let body = match read(&parts, body, &mut args).await {
+        Ok(body) => body,
+        Err(refused) => {
+            open.finished();
+            let (status, description) = refused.answer();
+            return answers::error(status, description);
+        }
     };
-    let body = body.to_bytes();
-    let args = Args::parse(parts.uri.query(), &parts.headers, body.clone()).await;
     if path.method.is_empty() {
         path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
     }
@@ -207,13 +218,24 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     if method == Method::Other {
         return proxy::pass(&shared, &path, &parts, Outgoing::Read(body), open).await;
     }
-    let response = own_method(&shared, method, &path, &args).await;
+    let response = match parts.method {
+        http::Method::GET | http::Method::POST => own_method(&shared, method, &path, &args).await,
+        _ => answers::empty(StatusCode::NOT_IMPLEMENTED),
+    };
     open.finished();
     response
 }
 
+/// Reads the arguments of a call that may be the gate's, and gives its body back.
+async fn read(parts: &http::request::Parts, body: Incoming, args: &mut Args) -> Result<Bytes, Refused> {
+    let body = Limited::new(body, args::LARGEST).collect().await.map_err(|_| Refused::TooLong)?.to_bytes();
+    *args = Args::of_query(parts.uri.query());
+    args.read(&parts.headers, body.clone()).await?;
+    Ok(body)
+}
+
 /// The methods that the gate answers itself.
-async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath, args: &Args) -> Response<Body> {
+async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath<'_>, args: &Args) -> Response<Body> {
     match method {
         Method::GetUpdates => get_updates(shared, path, args).await,
         Method::GetMe => {
@@ -225,7 +247,12 @@ async fn own_method(shared: &Arc<Shared>, method: Method, path: &BotPath, args: 
             answers::error(StatusCode::BAD_REQUEST, "Bad Request: webhook is managed by the gate")
         }
         Method::SetWebhook | Method::DeleteWebhook => {
-            shared.input(Input::WebhookUnwanted { drop: args.flag("drop_pending_updates") });
+            let drop = args.flag("drop_pending_updates");
+            let dropping = drop && webhook::wants_drop(shared);
+            shared.input(Input::WebhookUnwanted { drop: drop && !dropping });
+            if dropping {
+                webhook::drop_done(shared).await;
+            }
             answers::done("Webhook is already deleted")
         }
         Method::Close => answers::json(StatusCode::OK, r#"{"ok":true,"result":true}"#),
@@ -242,7 +269,7 @@ fn suppressed(shared: &Shared, method: &'static str) {
 }
 
 /// Holds the request until the core says what to answer.
-async fn get_updates(shared: &Arc<Shared>, path: &BotPath, args: &Args) -> Response<Body> {
+async fn get_updates(shared: &Arc<Shared>, path: &BotPath<'_>, args: &Args) -> Response<Body> {
     shared.test_dc.store(path.test, Ordering::Relaxed);
     let id = RequestId(next_id());
     let (answer, held) = oneshot::channel();
@@ -278,5 +305,78 @@ fn own(shared: &Shared, verb: &http::Method, path: &str) -> Response<Body> {
             answers::json(status, body.to_string())
         }
         _ => answers::error(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use http_body_util::Full;
+    use hyper::rt::{Sleep, Timer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// The server's own limit for an idle connection; clients keep theirs for 10 to 300 s.
+    const SHORTEST_IDLE: Duration = Duration::from_secs(500);
+
+    /// A clock that never rings, and remembers for when it was set.
+    #[derive(Clone, Default)]
+    struct Remembers(Arc<Mutex<Vec<Duration>>>);
+
+    struct Never;
+
+    impl Future for Never {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Pending
+        }
+    }
+
+    impl Sleep for Never {}
+
+    impl Timer for Remembers {
+        fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+            self.0.lock().unwrap().push(duration);
+            Box::pin(Never)
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+            self.sleep(deadline.saturating_duration_since(Instant::now()))
+        }
+    }
+
+    /// Serves one request, lets the connection idle, and returns the times after which it would have been closed.
+    async fn limits(mut protocol: http1::Builder) -> Vec<Duration> {
+        let clock = Remembers::default();
+        let (mut bot, gate) = tokio::io::duplex(4096);
+        let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::new()))));
+        tokio::spawn(protocol.timer(clock.clone()).serve_connection(TokioIo::new(gate), service));
+        for _ in 0..2 {
+            bot.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(bot.read_u8().await.unwrap());
+            }
+        }
+        let set = clock.0.lock().unwrap();
+        set.clone()
+    }
+
+    #[tokio::test]
+    async fn r03_an_idle_connection_is_kept_as_long_as_the_server_keeps_it() {
+        let limits = limits(protocol()).await;
+        assert!(limits.iter().all(|limit| *limit >= SHORTEST_IDLE), "{limits:?}");
+    }
+
+    /// What the test above would see otherwise.
+    #[tokio::test]
+    async fn r03_the_library_by_itself_would_close_it() {
+        let limits = limits(http1::Builder::new()).await;
+        assert!(limits.iter().any(|limit| *limit < SHORTEST_IDLE), "{limits:?}");
     }
 }

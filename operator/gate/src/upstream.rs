@@ -7,19 +7,27 @@ use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+use url::Url;
 
-use crate::answers::Body;
+use crate::answers::{Body, BoxError};
 use crate::{StartError, Token, Upstream};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the idle time-out of the proxies before Telegram, so that a pooled connection is hardly ever a dead one.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
-pub(crate) type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+/// Opens a TCP connection to the API, through the proxy if there is one.
+type Dial = BoxCloneSyncService<Uri, TokioIo<TcpStream>, BoxError>;
+
+pub(crate) type HttpClient = Client<HttpsConnector<Dial>, Body>;
 
 /// The Bot API's address, understood.
 #[derive(Clone)]
@@ -30,6 +38,18 @@ pub(crate) struct Origin {
     pub(crate) authority: String,
     prefix: String,
     pub(crate) tls_config: Arc<ClientConfig>,
+    pub(crate) proxy: Option<Proxy>,
+}
+
+/// A proxy, and what it is asked to connect to.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The proxy as the connector wants it.
+    pub(crate) uri: Uri,
+    /// The API, with its port.
+    pub(crate) target: Uri,
 }
 
 // === impl Origin ===
@@ -54,7 +74,9 @@ impl Origin {
         };
         let prefix = url.path().trim_end_matches('/').to_owned();
         let tls_config = Arc::new(tls_config(upstream.ca_pem.as_deref())?);
-        Ok(Self { tls, host: host.trim_matches(['[', ']']).to_owned(), port, authority, prefix, tls_config })
+        let target = format!("{}://{host}:{port}", url.scheme());
+        let proxy = upstream.proxy.as_ref().map(|proxy| Proxy::new(proxy, &target)).transpose()?;
+        Ok(Self { tls, host: host.trim_matches(['[', ']']).to_owned(), port, authority, prefix, tls_config, proxy })
     }
 
     /// `/bot<token><rest>`: the only place where the token enters a URL.
@@ -85,8 +107,45 @@ impl Origin {
             .with_tls_config(ClientConfig::clone(&self.tls_config))
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(self.dial(tcp));
         Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(https)
+    }
+
+    fn dial(&self, tcp: HttpConnector) -> Dial {
+        match self.proxy.clone() {
+            None => BoxCloneSyncService::new(tcp.map_err(Into::into)),
+            Some(Proxy { uri, target, .. }) => {
+                let tunnel = Tunnel::new(uri, tcp).map_request(move |_: Uri| target.clone());
+                BoxCloneSyncService::new(tunnel.map_err(Into::into))
+            }
+        }
+    }
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    fn new(url: &Url, target: &str) -> Result<Self, StartError> {
+        if url.scheme() != "http" {
+            return Err(StartError::Proxy(
+                "it must begin with http:// (the connection through it is encrypted all the same)",
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(StartError::Proxy("it holds a user or a password; a proxy that asks for one is not supported"));
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(StartError::Proxy("it must hold a host and a port and nothing else"));
+        }
+        let host = url.host_str().ok_or(StartError::Proxy("it has no host"))?;
+        let port = url.port_or_known_default().ok_or(StartError::Proxy("it has no port"))?;
+        let uri = |text: &str| text.parse().map_err(|_| StartError::Proxy("it is not a URL that can be connected to"));
+        Ok(Self {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+            uri: uri(&format!("http://{host}:{port}"))?,
+            target: uri(target)?,
+        })
     }
 }
 

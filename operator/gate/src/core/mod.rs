@@ -144,6 +144,11 @@ impl Core {
         self.lease.map(|lease| lease.fence)
     }
 
+    /// The epoch that this process polls under, while it may.
+    pub fn leading(&self) -> Option<i64> {
+        self.lease.filter(|_| self.may_poll()).map(|lease| lease.epoch)
+    }
+
     /// A snapshot for the owner. `bot` is what the edge knows from `getMe`.
     pub fn status(&self, bot: Option<BotIdentity>, now: BootInstant) -> Status {
         Status {
@@ -156,7 +161,7 @@ impl Core {
             bot,
             webhook_active: self.webhook_active,
             foreign_poller: self.trouble.foreign_until().is_some_and(|until| now < until),
-            leading: self.lease.filter(|_| self.may_poll()).map(|lease| lease.epoch),
+            leading: self.leading(),
             draining: !matches!(self.phase, Phase::Serving),
             finishing: self.finishing_until.is_some(),
             calls_in_flight: self.work.in_flight(),

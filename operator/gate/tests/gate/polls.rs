@@ -262,10 +262,7 @@ async fn r25_the_late_request_of_a_predecessor_costs_nothing() {
     assert_eq!(answer.ids(), ids);
     assert!(answer.took < Duration::from_secs(3), "at once: {:?}", answer.took);
     event(&mut events, |event| *event == Event::LateRequest).await;
-    let mut registry = prometheus_client::registry::Registry::default();
-    rig.gate.register_metrics(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = rig.metrics();
     for line in [
         "pollux_agent_late_requests_total 1",
         "pollux_agent_poll_requests_total{code=\"409\"} 1",

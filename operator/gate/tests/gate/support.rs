@@ -56,11 +56,14 @@ impl Rig {
     }
 
     pub(crate) async fn start(url: &str, settings: Settings, ca_pem: Option<Vec<u8>>) -> Self {
+        Self::start_at(Upstream { url: url.parse().unwrap(), ca_pem, proxy: None }, settings).await
+    }
+
+    pub(crate) async fn start_at(upstream: Upstream, settings: Settings) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let upstream = Upstream { url: url.parse().unwrap(), ca_pem };
         let config = Config { token_file: folder.path().join("token"), upstream, settings };
         Self { gate: Gate::start(config, listener).unwrap(), address, folder }
     }
@@ -75,6 +78,15 @@ impl Rig {
 
     pub(crate) fn lead_for(&self, epoch: i64, time: Duration) {
         self.gate.set_leadership(Leadership::Leader { epoch, fence: BootInstant::now() + time });
+    }
+
+    /// The gate's metrics as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> String {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.gate.register_metrics(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
     }
 
     pub(crate) async fn bot(&self) -> Bot {

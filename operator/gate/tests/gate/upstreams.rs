@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::support::{LIMIT, Rig, TOKEN};
 
 /// A server that answers every request with `body`, and tells of each `getUpdates`: its path and its form.
-async fn scripted(body: Bytes) -> (String, mpsc::UnboundedReceiver<(String, String)>) {
+pub(crate) async fn scripted(body: Bytes) -> (String, mpsc::UnboundedReceiver<(String, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (tell, told) = mpsc::unbounded_channel();
@@ -134,7 +134,7 @@ async fn a_gate_that_cannot_work_does_not_start_and_says_why_without_the_token()
     let file = folder.path().join("token");
     let start = async |url: &str, ca: Option<&str>| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Upstream { url: url.parse().unwrap(), ca_pem: ca.map(|ca| ca.as_bytes().to_vec()) };
+        let upstream = Upstream { url: url.parse().unwrap(), ca_pem: ca.map(|ca| ca.as_bytes().to_vec()), proxy: None };
         let config = Config { token_file: file.clone(), upstream, settings: Settings::default() };
         Gate::start(config, listener).map(|_| ()).unwrap_err()
     };
