@@ -99,6 +99,15 @@ fn drain_longer_than_a_rollout_may_take() {
 }
 
 #[test]
+fn silence_that_no_drain_could_wait_for() {
+    let handover = |quiet: i32, drain: i32| json!({"handover": {"quietSeconds": quiet, "drainTimeoutSeconds": drain}});
+    allowed(handover(19, 20));
+    refused(handover(20, 20), "lower quietSeconds or raise drainTimeoutSeconds");
+    refused(json!({"handover": {"quietSeconds": 20}}), "lower quietSeconds");
+    allowed(handover(0, 0));
+}
+
+#[test]
 fn environment_that_would_lead_the_bot_past_the_gate() {
     for name in crate::names::pod::API_URL_ENV.into_iter().chain([crate::names::pod::TOKEN_FILE_ENV]) {
         refused(json!({"env": [{"name": name, "value": "x"}]}), "spec.botApi.url");
@@ -145,5 +154,5 @@ fn own_authority_without_tls() {
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 11, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 12, "a rule was added or removed: test it above, then change this number");
 }

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use crate::schema;
 use crate::status::TelegramBotStatus;
-use crate::words::{ImagePullPolicy, LeaseFailover, LogLevel, StrategyType};
+use crate::words::{Delivery, ImagePullPolicy, LeaseFailover, LogLevel, Ordering, PendingUpdates, StrategyType};
 
 /// A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,10 +211,47 @@ pub struct CaConfigMapRef {
     pub key: String,
 }
 
-/// `spec.polling`.
+/// `spec.polling`. All of it reaches running pods without a restart.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Polling {
+    /// When Telegram is told that the bot has an update. `Transparent`: as soon as the bot's library says so; planned changes lose
+    /// and repeat nothing, and in a crash what the library had acknowledged and not yet handled is lost. `Settled`: when
+    /// settleSeconds have passed since its delivery and no call of the bot is open; after a crash it is repeated and not lost.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub delivery: Delivery,
+
+    /// With `delivery: Settled`: for how many seconds after its delivery an update may still be in the works though the bot calls
+    /// nothing. Should exceed what a handler takes. Reaches running pods without a restart.
+    #[serde(default = "defaults::settle_seconds")]
+    #[schemars(range(min = 1, max = 30))]
+    pub settle_seconds: i32,
+
+    /// How many updates the bot is given at once, at most: all of them must be handled before a handover. Reaches running pods
+    /// without a restart.
+    #[serde(default = "defaults::max_batch")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_batch: i32,
+
+    /// The bot is given no more updates while so many of them are unsettled: it limits what a library can queue that acknowledges
+    /// before it handles. No limit unless set. Reaches running pods without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1, max = 10000))]
+    pub max_unsettled: Option<i32>,
+
+    /// After how many seconds in which it neither asked for updates nor called anything a bot counts as hung: its pod is not ready
+    /// any more, and hands over if another one is. Must exceed what a handler takes. Reaches running pods without a restart.
+    #[serde(default = "defaults::deaf_after_seconds")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub deaf_after_seconds: i32,
+
+    /// What becomes of a bot's wish to drop its pending updates, with which many start. `Keep`: they are kept, or every new pod
+    /// would lose messages. `ColdStart`: they are dropped if nobody has led for ten minutes. `PassThrough`: the bot decides.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub pending_updates: PendingUpdates,
+
     /// The longest time in seconds that a request for updates stays open at the server, whatever the bot asks for. Reaches
     /// running pods without a restart.
     #[serde(default = "defaults::long_poll_timeout_seconds")]
@@ -295,11 +332,27 @@ pub struct CredentialsSecretRef {
 /// `spec.handover`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.quietSeconds) || self.quietSeconds == 0 || self.quietSeconds < self.drainTimeoutSeconds").message("handover.quietSeconds must be less than drainTimeoutSeconds, otherwise no drain could end in time: lower quietSeconds or raise drainTimeoutSeconds"),
+)]
 pub struct Handover {
     /// How many seconds a leader that goes may take to finish the updates that it has. The pods' grace period follows from it.
     #[serde(default = "defaults::drain_timeout_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub drain_timeout_seconds: i32,
+
+    /// For how many seconds a bot that goes must have called nothing to be taken for having finished. Unless set, this follows from
+    /// how long this bot's handlers were silent before; set it for a bot with handlers that are silent for longer and rarely run.
+    /// Reaches running pods without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 0, max = 600))]
+    pub quiet_seconds: Option<i32>,
+
+    /// What a handover waits for. `Strict`: the bot has finished what it was given, so updates are handled in order. `Fast`: it has
+    /// acknowledged it, and may still be working while the next leader's bot gets newer ones; nothing is lost by that.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub ordering: Ordering,
 }
 
 /// `spec.strategy`.
@@ -341,7 +394,15 @@ impl Default for BotApi {
 
 impl Default for Polling {
     fn default() -> Self {
-        Self { long_poll_timeout_seconds: defaults::long_poll_timeout_seconds() }
+        Self {
+            delivery: Delivery::default(),
+            settle_seconds: defaults::settle_seconds(),
+            max_batch: defaults::max_batch(),
+            max_unsettled: None,
+            deaf_after_seconds: defaults::deaf_after_seconds(),
+            pending_updates: PendingUpdates::default(),
+            long_poll_timeout_seconds: defaults::long_poll_timeout_seconds(),
+        }
     }
 }
 
@@ -368,7 +429,11 @@ impl Default for FastFailover {
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { drain_timeout_seconds: defaults::drain_timeout_seconds() }
+        Self {
+            drain_timeout_seconds: defaults::drain_timeout_seconds(),
+            quiet_seconds: None,
+            ordering: Ordering::default(),
+        }
     }
 }
 
@@ -402,6 +467,15 @@ mod defaults {
     }
     pub(super) fn bot_api_url() -> String {
         "https://api.telegram.org".into()
+    }
+    pub(super) fn settle_seconds() -> i32 {
+        3
+    }
+    pub(super) fn max_batch() -> i32 {
+        20
+    }
+    pub(super) fn deaf_after_seconds() -> i32 {
+        60
     }
     pub(super) fn long_poll_timeout_seconds() -> i32 {
         30

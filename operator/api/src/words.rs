@@ -245,6 +245,44 @@ words! {
     }
 }
 
+words! {
+    /// `spec.polling.delivery`: when Telegram is told that the bot has an update.
+    #[derive(Default)]
+    Delivery {
+        /// As soon as the bot says so.
+        #[default]
+        Transparent,
+        /// When it may be taken to have handled it.
+        Settled,
+    }
+}
+
+words! {
+    /// `spec.polling.pendingUpdates`: what becomes of a bot's wish to drop its pending updates.
+    #[derive(Default)]
+    PendingUpdates {
+        /// They are kept.
+        #[default]
+        Keep,
+        /// They are dropped if nobody has led for a long time.
+        ColdStart,
+        /// The bot decides.
+        PassThrough,
+    }
+}
+
+words! {
+    /// `spec.handover.ordering`: what a handover waits for.
+    #[derive(Default)]
+    Ordering {
+        /// The bot has finished what it was given.
+        #[default]
+        Strict,
+        /// The bot has acknowledged what it was given.
+        Fast,
+    }
+}
+
 /// `spec.agent.logLevel`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -22,6 +22,7 @@ use crate::status::{Facts, status};
 use crate::validate::{Operator, validate};
 
 mod database;
+mod fields;
 
 const UID: &str = "b0c1";
 

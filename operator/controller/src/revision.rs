@@ -15,6 +15,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::label;
+use pollux_api::spec::Handover;
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -60,7 +61,7 @@ fn choices(spec: &TelegramBotSpec) -> Value {
         token_secret_ref,
         bot_api,
         lease,
-        handover,
+        handover: Handover { drain_timeout_seconds, quiet_seconds: _, ordering: _ },
         agent,
         // These make no pods: the scale, the Deployment's own pace, and hot settings.
         replicas: _,
@@ -99,7 +100,7 @@ fn choices(spec: &TelegramBotSpec) -> Value {
     put("botApi", plain(bot_api));
     put("lease.database", json!(lease.database));
     put("lease.credentialsSecretRef", plain(&lease.credentials_secret_ref));
-    put("handover.drainTimeoutSeconds", json!(handover.drain_timeout_seconds));
+    put("handover.drainTimeoutSeconds", json!(drain_timeout_seconds));
     put("agent", plain(agent));
     Value::Object(chosen)
 }
@@ -183,6 +184,9 @@ mod tests {
             json!({"replicas": 5}),
             json!({"suspend": true}),
             json!({"polling": {"longPollTimeoutSeconds": 7}}),
+            json!({"polling": {"delivery": "Settled", "settleSeconds": 5, "maxBatch": 3, "maxUnsettled": 4}}),
+            json!({"polling": {"deafAfterSeconds": 90, "pendingUpdates": "ColdStart"}}),
+            json!({"handover": {"quietSeconds": 5, "ordering": "Fast"}}),
             json!({"lease": {"durationSeconds": 5}}),
             json!({"minReadySeconds": 9}),
             json!({"progressDeadlineSeconds": 99}),
