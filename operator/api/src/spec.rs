@@ -59,6 +59,7 @@ use crate::words::{Delivery, ImagePullPolicy, LeaseFailover, LogLevel, Ordering,
     validation = Rule::new("self.minReadySeconds < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than minReadySeconds, otherwise no rollout could succeed: raise progressDeadlineSeconds or lower minReadySeconds"),
     validation = Rule::new("self.handover.drainTimeoutSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
+    validation = Rule::new("!has(self.agent.apiURLEnv) || self.agent.apiURLEnv.all(n, !(n in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']) && (!has(self.env) || self.env.all(e, e.name != n)))").message("the variables in agent.apiURLEnv are set by Pollux, and so are TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE: remove the name from agent.apiURLEnv or from env"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
 )]
 pub struct TelegramBotSpec {
@@ -365,8 +366,11 @@ pub struct Strategy {
 }
 
 /// `spec.agent`.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.apiPort != self.metricsPort").message("agent.apiPort and agent.metricsPort must differ, because the agent listens on both: change one of them"),
+)]
 pub struct Agent {
     /// Image of the agent. Unless set, the one that the operator was installed with; a new one of those arrives with the
     /// bot's next revision.
@@ -382,6 +386,28 @@ pub struct Agent {
     /// How much the agent logs: error, warn, info, debug or trace.
     #[serde(default)]
     pub log_level: LogLevel,
+
+    /// More variables of the bot that are set to the address of the Bot API, besides TELEGRAM_API_ROOT, TELEGRAM_API_URL and
+    /// TELOXIDE_API_URL: whatever the bot calls it.
+    #[serde(rename = "apiURLEnv", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::variables")]
+    pub api_url_env: Vec<String>,
+
+    /// Port of the Bot API on the pod's loopback, for pods in which something else needs the usual one.
+    #[serde(default = "defaults::api_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub api_port: i32,
+
+    /// Port of the agent's probes and metrics.
+    #[serde(default = "defaults::metrics_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub metrics_port: i32,
+
+    /// The HTTP proxy through which the agent reaches the Bot API server. It must need no password: this is no place for one.
+    #[serde(rename = "proxyURL", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^http://[^/?#@ ]+/?$')").message("agent.proxyURL must be http://, a host and a port, such as http://proxy.internal:3128, without user and password: everybody who may read the resource or the pod could read them, so use a proxy that lets the pods in without"))]
+    pub proxy_url: Option<String>,
 }
 
 // === impl Default: what the API server stores for an absent object ===
@@ -423,6 +449,20 @@ impl Default for FastFailover {
         Self {
             fence_milliseconds: defaults::fence_milliseconds(),
             session_timeout_milliseconds: defaults::session_timeout_milliseconds(),
+        }
+    }
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            image: None,
+            resources: None,
+            log_level: LogLevel::default(),
+            api_url_env: Vec::new(),
+            api_port: defaults::api_port(),
+            metrics_port: defaults::metrics_port(),
+            proxy_url: None,
         }
     }
 }
@@ -479,6 +519,12 @@ mod defaults {
     }
     pub(super) fn long_poll_timeout_seconds() -> i32 {
         30
+    }
+    pub(super) fn api_port() -> i32 {
+        crate::names::pod::GATE_PORT
+    }
+    pub(super) fn metrics_port() -> i32 {
+        crate::names::pod::HEALTH_PORT
     }
     pub(super) fn lease_database() -> String {
         "default".into()

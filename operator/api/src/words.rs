@@ -80,6 +80,8 @@ words! {
         SpecValid,
         /// Telegram accepts the token.
         TokenAccepted,
+        /// Somebody else polls with the token; `False` is what it should be.
+        ForeignPoller,
     }
 }
 
@@ -150,6 +152,10 @@ words! {
         Accepted,
         /// TokenAccepted: Telegram answers 401.
         Unauthorized,
+        /// ForeignPoller: Telegram refused polls for the sake of somebody else's.
+        ConflictsSeen,
+        /// ForeignPoller: there is none.
+        None,
     }
 }
 
@@ -198,6 +204,14 @@ words! {
         LeaderChanged,
         /// Nobody leads any more.
         LeaderLost,
+        /// The leader's bot asks for no updates.
+        LeaderDeaf,
+        /// A leader went before its bot had finished what it had.
+        DrainTimedOut,
+        /// Somebody else polls with the token.
+        ForeignPollerDetected,
+        /// A call of the bot was not passed on to Telegram, or not as it was made.
+        CallSuppressed,
         /// `spec.suspend` was set.
         Suspended,
         /// `spec.suspend` was taken back.

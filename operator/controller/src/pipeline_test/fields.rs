@@ -43,3 +43,31 @@ fn hot_fields_that_nobody_set_are_the_defaults() {
     });
     assert_eq!(setting(json!({})), expected);
 }
+
+#[test]
+fn ports_and_variables_of_the_agent_as_they_are_applied() {
+    let observed = fresh(json!({
+        "agent": {"apiURLEnv": ["BOT_API"], "apiPort": 18081, "metricsPort": 19464, "proxyURL": "http://proxy:3128"},
+    }));
+    let spec = build(&observed, &planned(&observed)).deployment.unwrap()["spec"]["template"]["spec"].clone();
+    let (agent, bot) = (&spec["initContainers"][0], &spec["containers"][0]);
+    let value = |container: &Value, name: &str| {
+        let env = container["env"].as_array().unwrap();
+        env.iter()
+            .find(|variable| variable["name"] == name)
+            .map(|variable| variable["value"].as_str().unwrap().to_owned())
+    };
+    for name in ["TELEGRAM_API_ROOT", "TELEGRAM_API_URL", "TELOXIDE_API_URL", "BOT_API"] {
+        assert_eq!(value(bot, name).as_deref(), Some("http://127.0.0.1:18081"), "{name}");
+    }
+    assert_eq!(value(agent, "POLLUX_LISTEN").as_deref(), Some("127.0.0.1:18081"));
+    assert_eq!(value(agent, "POLLUX_HEALTH_LISTEN").as_deref(), Some("0.0.0.0:19464"));
+    assert_eq!(value(agent, "POLLUX_PROXY_URL").as_deref(), Some("http://proxy:3128"));
+    for port in [
+        &agent["ports"][0]["containerPort"],
+        &agent["readinessProbe"]["httpGet"]["port"],
+        &agent["livenessProbe"]["httpGet"]["port"],
+    ] {
+        assert_eq!(port, 19464);
+    }
+}

@@ -129,7 +129,7 @@ impl Core {
             token: self.token,
             bot,
             webhook_active: self.webhook_active,
-            foreign_poller: self.trouble.foreign_until().is_some_and(|until| now < until),
+            foreign_conflicts: self.trouble.foreign_conflicts(now),
             leading: self.lease.filter(|_| self.may_poll()).map(|lease| lease.epoch),
             draining: !matches!(self.phase, Phase::Serving),
             calls_in_flight: self.work.in_flight(),
