@@ -170,6 +170,13 @@ impl Agent {
         Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
+    /// A metric without labels of its own.
+    pub async fn gauge(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{"))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     /// What `/health` says; null while it does not answer.
     pub async fn health(&self) -> Value {
         let (_, body) = self.get("/health").await.unwrap_or_default();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use pollux_testbed::Pod as PodName;
 use serde_json::json;
 
@@ -66,7 +67,10 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         "handover": {"drainTimeoutSeconds": 7},
         "minReadySeconds": 2,
         "progressDeadlineSeconds": 77,
-        "agent": {"logLevel": "debug", "resources": {"limits": {"memory": "63Mi"}}},
+        "agent": {
+            "logLevel": "debug", "resources": {"limits": {"memory": "63Mi"}},
+            "apiURLEnv": ["FIELDS_API"], "apiPort": 18081, "metricsPort": 19464,
+        },
     }))
     .await?;
     bot.wait_ready(PATIENCE).await?;
@@ -100,10 +104,17 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
         commandline.ends_with(&["node".into(), "bot.mjs".into(), "--seen-by-the-process".into()]),
         "command and args: {commandline:?}"
     );
-    for wanted in ["FROM_SPEC=seen", "FROM_MAP=seen", "HANDLER_MS=50"] {
+    // The pod is ready, so its bot was served at that port and its agent probed at the other one.
+    let gate = "http://127.0.0.1:18081";
+    let addresses = ["FIELDS_API", "TELEGRAM_API_ROOT"].map(|name| format!("{name}={gate}"));
+    for wanted in
+        ["FROM_SPEC=seen", "FROM_MAP=seen", "HANDLER_MS=50"].into_iter().chain(addresses.iter().map(String::as_str))
+    {
         ensure!(environ.iter().any(|e| e == wanted), "{wanted} is not in the process's environment");
     }
     ensure!(!environ.iter().any(|e| e.contains("e2e-canary")), "the token is in the bot's environment");
+    let probed = self::container(&spec, "agent")?.readiness_probe.as_ref().and_then(|probe| probe.http_get.as_ref());
+    ensure!(probed.is_some_and(|get| get.port == IntOrString::Int(19464)), "metricsPort: the kubelet asks {probed:?}");
     for (container, limit) in [("bot", 201_u64 << 20), ("agent", 63 << 20)] {
         let found = memory_limit(world, &name, container).await?;
         ensure!(found == limit, "memory limit of {container}: {found}, expected {limit}");
@@ -116,11 +127,33 @@ async fn in_the_template(world: &World, bot: &Bot) -> Result<()> {
 
 async fn hot(world: &World, bot: &Bot) -> Result<()> {
     let before = bot.wait_ready(PATIENCE).await?;
-    bot.change(&json!({"polling": {"longPollTimeoutSeconds": 3}, "lease": {"durationSeconds": 6}})).await?;
+    bot.change(&json!({
+        "polling": {
+            "longPollTimeoutSeconds": 3, "maxBatch": 7, "maxUnsettled": 50, "delivery": "Settled", "settleSeconds": 2,
+            "deafAfterSeconds": 90, "pendingUpdates": "ColdStart",
+        },
+        "lease": {"durationSeconds": 6},
+        "handover": {"quietSeconds": 3, "ordering": "Fast"},
+    }))
+    .await?;
     until("polls of at most 3 s", PATIENCE, || async {
         let polls = world.emulator.polls(&bot.token).await?;
         let last: Vec<i32> = polls.iter().rev().take(2).map(|poll| poll.timeout).collect();
         Ok(if last.iter().all(|t| *t <= 3) { Look::Yes(()) } else { Look::NotYet(format!("{last:?}")) })
+    })
+    .await?;
+    until("polls for at most 7 updates", PATIENCE, || async {
+        let polls = world.emulator.polls(&bot.token).await?;
+        let last = polls.last().map(|poll| poll.limit);
+        Ok(if last == Some(7) { Look::Yes(()) } else { Look::NotYet(format!("{last:?}")) })
+    })
+    .await?;
+    // What these do shows in gate tests and in the matrix; here it shows that they arrive.
+    let words = ["Settled", "ColdStart", "Fast", "max_unsettled: Some(50)", "quiet: Some(3s)", "deaf_after: Some(90s)"];
+    until("an agent that says all settings", PATIENCE, || async {
+        let log = world.run("kubectl", &["logs", "-n", BOTS, &before.pod, "-c", "agent"]).await?;
+        let told = log.lines().any(|line| line.contains("HotSettings") && words.iter().all(|word| line.contains(word)));
+        Ok(if told { Look::Yes(()) } else { Look::NotYet("not yet".to_owned()) })
     })
     .await?;
     until("a lease of 6 s", PATIENCE, || async {

@@ -250,6 +250,10 @@ impl Facts for App {
             epoch: view.epoch,
             lease_expiry: fence(&view.role).filter(|_| leader).map(|f| (wall + (f - now)).as_secs_f64()),
             database_up: view.database.is_up(),
+            leaderless: match leader {
+                true => Duration::ZERO,
+                false => now.saturating_since(view.leaderless_from.unwrap_or(self.inner.started)),
+            },
         })
     }
 }

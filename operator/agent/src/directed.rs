@@ -13,7 +13,7 @@ use pollux_gate::{Drained, Gate};
 use pollux_lease::{HandOver, HandedOver, Lease, Reason, Request, Role, View};
 use tokio::time::sleep;
 
-use crate::drain::HANDOVER_LIMIT;
+use crate::drain::{HANDOVER_LIMIT, report};
 
 /// Pause between two attempts.
 pub const AGAIN: Duration = Duration::from_secs(5);
@@ -65,8 +65,7 @@ pub async fn hand_over(gate: &Gate, lease: &Lease, to_pod: String) -> (Drained, 
     let drained = gate.drain().await;
     let drain_ended = BootInstant::now();
     let order = HandOver {
-        drain: Some(drained.duration),
-        drain_outcome: Some(drained.outcome.as_str().to_owned()),
+        drain: Some(report(&drained)),
         last_poll_ended: drained.last_poll_ended,
         to_pod: Some(to_pod),
         only_to_successor: true,

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 use pollux_gate::{DrainOutcome, Drained, Gate};
-use pollux_lease::{HandOver, HandedOver, Lease, Reason};
+use pollux_lease::{DrainReport, HandOver, HandedOver, Lease, Reason};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -202,8 +202,7 @@ impl Parts {
     async fn hand_over(&self, drained: Option<&Drained>) -> Option<HandedOver> {
         let lease = self.lease.as_ref()?;
         let order = HandOver {
-            drain: drained.map(|d| d.duration),
-            drain_outcome: drained.map(|d| d.outcome.as_str().to_owned()),
+            drain: drained.map(report),
             last_poll_ended: drained.and_then(|d| d.last_poll_ended),
             ..HandOver::new(Reason::PodDeleted)
         };
@@ -224,6 +223,17 @@ impl Parts {
                 self.metrics.released_after_sigterm(story.total);
             }
         }
+    }
+}
+
+/// What the log of handovers is told of a drain.
+pub(crate) fn report(drained: &Drained) -> DrainReport {
+    let count = |updates: usize| u32::try_from(updates).unwrap_or(u32::MAX);
+    DrainReport {
+        took: drained.duration,
+        outcome: drained.outcome.as_str().to_owned(),
+        unacknowledged: count(drained.unacknowledged),
+        owed: count(drained.owed),
     }
 }
 

@@ -3,10 +3,10 @@
 //! | from | to |
 //! | --- | --- |
 //! | lease: this process leads, until this fence | gate: pass polls on, until this fence |
-//! | lease: hot settings | gate: upper bound of a long poll; window of the late request (the lease reads its TTL itself) |
+//! | lease: hot settings | gate: all that [`crate::settings`] reads of them (the lease reads its TTL itself) |
 //! | gate: the bot has a poll open (R14) | lease: this replica may lead |
 //! | gate: first poll of this leadership | lease: the end of the gap, for the log of handovers |
-//! | gate: bot, token, webhook, foreign poller | lease: the report, when it changes |
+//! | gate: bot, token, webhook, foreign poller, what was not passed on | lease: the report, when it changes |
 //! | gate: another token was read | lease: its digest |
 //! | gate: the bot may be dead | lease: look for a successor already |
 //! | gate: the bot is not there ([`crate::absence`]) | lease: hand over, if somebody else is ready |
@@ -15,6 +15,7 @@
 //!
 //! Nothing here waits for PostgreSQL or for Telegram: news of the lease must reach the gate at once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,7 +33,7 @@ use crate::config::Config;
 use crate::directed::{self, Directed};
 use crate::health;
 use crate::metrics::To;
-use crate::report::Report;
+use crate::report::{Report, Rival};
 use crate::settings::HotSettings;
 
 /// Time to live of a lease as long as no setting says otherwise.
@@ -46,11 +47,14 @@ pub struct Glue {
     app: App,
     /// The gate's settings without any hot one.
     settings: pollux_gate::Settings,
-    /// Generation of the hot settings in force.
-    generation: Option<i64>,
+    /// The hot settings in force.
+    hot: Option<serde_json::Value>,
     /// The epoch that this replica led under when last looked at.
     epoch: Option<i64>,
     report: Option<Report>,
+    rival: Rival,
+    /// Methods whose calls were not passed on, or not as they were made.
+    suppressed: BTreeSet<String>,
     digest: TokenDigest,
     absence: Absence,
     directed: Directed,
@@ -106,9 +110,11 @@ impl Glue {
             lease,
             app,
             settings,
-            generation: None,
+            hot: None,
             epoch: None,
             report: None,
+            rival: Rival::default(),
+            suppressed: BTreeSet::new(),
             digest,
             absence: Absence::default(),
             directed: Directed::default(),
@@ -146,6 +152,7 @@ impl Glue {
                 _ = look.tick() => self.notice_token(),
             }
             let (view, status) = (view.borrow().clone(), status.borrow().clone());
+            self.tell(&status);
             self.mind_the_bot(&view, &status);
             self.obey(&view);
         }
@@ -215,21 +222,16 @@ impl Glue {
     }
 
     fn apply_settings(&mut self, view: &View) {
-        let generation = view.settings.as_ref().map(|s| s.generation);
-        if generation == self.generation {
+        // Not their generation: a newer controller writes more of the same one.
+        let json = view.settings.as_ref().map(|s| &s.json);
+        if json == self.hot.as_ref() {
             return;
         }
-        self.generation = generation;
-        let hot = view.settings.as_ref().map(|s| HotSettings::read(&s.json)).unwrap_or_default();
-        let settings = pollux_gate::Settings {
-            long_poll: hot.long_poll.unwrap_or(self.settings.long_poll),
-            late_request_window: hot.lease_duration.unwrap_or(self.settings.late_request_window),
-            poll_gap: hot.deaf_after.unwrap_or(self.settings.poll_gap),
-            ordering: hot.ordering.unwrap_or(self.settings.ordering),
-            ..self.settings.clone()
-        };
+        self.hot = json.cloned();
+        let generation = view.settings.as_ref().map(|s| s.generation);
+        let hot = json.map(HotSettings::read).unwrap_or_default();
         info!(generation, ?hot, "settings");
-        self.gate.set_settings(settings);
+        self.gate.set_settings(hot.over(&self.settings));
     }
 
     fn observed(&mut self, status: &Status) {
@@ -239,14 +241,19 @@ impl Glue {
             self.lease.expect_handover(status.bot_missing);
         }
         self.missing = status.bot_missing;
-        let report = Report::new(self.gate.bot_id(), status);
+    }
+
+    /// What the controller shows.
+    fn tell(&mut self, status: &Status) {
+        let foreign_poller = self.rival.look(status.foreign_conflicts, Timestamp::now());
+        let report = Report::new(self.gate.bot_id(), status, foreign_poller, &self.suppressed);
         if self.report.as_ref() != Some(&report) {
             self.lease.set_report(serde_json::json!(report));
             self.report = Some(report);
         }
     }
 
-    fn happened(&self, event: &Event) {
+    fn happened(&mut self, event: &Event) {
         match event {
             Event::FirstPoll { epoch, at } => self.first_poll(*epoch, *at),
             Event::BotGone => warn!("the bot's process is gone: all its connections were closed"),
@@ -265,7 +272,11 @@ impl Glue {
                 error!("Telegram rejects the token: put the right one into the Secret; nothing needs to be restarted")
             }
             Event::Suppressed { method } => {
-                warn!(method, "the bot asked to drop its pending updates or to set a webhook; that was not passed on");
+                // A library may repeat it with each of its retries; the controller makes one event of it.
+                let first = self.suppressed.insert((*method).to_owned());
+                if first {
+                    warn!(method, "a call of the bot was not passed on, or not as it was made");
+                }
             }
             other => info!(event = ?other, "gate"),
         }

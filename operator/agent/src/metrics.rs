@@ -27,6 +27,7 @@ pub struct Metrics {
     epoch: Gauge,
     lease_expiry: Gauge<f64, AtomicU64>,
     database_up: Gauge,
+    leaderless: Gauge<f64, AtomicU64>,
     transitions: Family<Transition, Counter>,
     drain: Family<Outcome, Histogram>,
     switch: Histogram,
@@ -45,6 +46,8 @@ pub struct Levels {
     pub lease_expiry: Option<f64>,
     /// The lease database answers.
     pub database_up: bool,
+    /// For how long this standby has known of no leader; zero on a leader.
+    pub leaderless: Duration,
 }
 
 /// What this replica became.
@@ -87,6 +90,7 @@ impl Metrics {
             epoch: Gauge::default(),
             lease_expiry: Gauge::default(),
             database_up: Gauge::default(),
+            leaderless: Gauge::default(),
             transitions: Family::default(),
             drain: Family::new_with_constructor(|| Histogram::new([0.05, 0.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0])),
             switch: Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0]),
@@ -112,6 +116,11 @@ impl Metrics {
             self.lease_expiry.clone(),
         );
         r.register("pollux_agent_lease_database_up", "1 while the lease database answers", self.database_up.clone());
+        r.register(
+            "pollux_agent_standby_seconds_without_leader",
+            "For how long this standby has known of no leader, or has not heard of any; 0 on a leader",
+            self.leaderless.clone(),
+        );
         r.register(
             "pollux_agent_leadership_transitions",
             "How often this replica began or ceased to lead, and why",
@@ -175,6 +184,7 @@ impl Metrics {
         self.epoch.set(levels.epoch);
         self.lease_expiry.set(levels.lease_expiry.unwrap_or_default());
         self.database_up.set(levels.database_up.into());
+        self.leaderless.set(levels.leaderless.as_secs_f64());
         let mut text = String::new();
         // Writing to a string cannot fail; a metric that cannot be encoded ends the text where it stands.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
@@ -201,13 +211,16 @@ mod tests {
         metrics.transition(To::leader, "LeaseExpired");
         metrics.took_over("ttl");
         metrics.drained("complete", Duration::from_millis(30));
-        let text = metrics.text(&Levels { leader: true, epoch: 7, lease_expiry: Some(1.5), database_up: true });
+        let leaderless = Duration::from_millis(2500);
+        let text =
+            metrics.text(&Levels { leader: true, epoch: 7, lease_expiry: Some(1.5), database_up: true, leaderless });
         for line in [
             format!("pollux_agent_build_info{{version=\"{VERSION}\",namespace=\"shop\",bot=\"echo\"}} 1"),
             "pollux_agent_leader{namespace=\"shop\",bot=\"echo\"} 1".into(),
             "pollux_agent_lease_epoch{namespace=\"shop\",bot=\"echo\"} 7".into(),
             "pollux_agent_lease_expiry_timestamp_seconds{namespace=\"shop\",bot=\"echo\"} 1.5".into(),
             "pollux_agent_lease_database_up{namespace=\"shop\",bot=\"echo\"} 1".into(),
+            "pollux_agent_standby_seconds_without_leader{namespace=\"shop\",bot=\"echo\"} 2.5".into(),
             "pollux_agent_leadership_transitions_total{namespace=\"shop\",bot=\"echo\",to=\"leader\",reason=\"LeaseExpired\"} 1".into(),
             "pollux_agent_stale_takeovers_total{namespace=\"shop\",bot=\"echo\",evidence=\"ttl\"} 1".into(),
             "pollux_agent_handover_drain_seconds_count{namespace=\"shop\",bot=\"echo\",outcome=\"complete\"} 1".into(),

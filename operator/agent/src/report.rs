@@ -2,6 +2,9 @@
 //!
 //! Every field may be absent: an old agent leaves out what it does not know, and a new one is read by an old controller.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use pollux_gate::{Status, TokenState};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +31,10 @@ pub struct Report {
     pub webhook_active: Option<bool>,
     /// Somebody else polls with this token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub foreign_poller: Option<bool>,
+    pub foreign_poller: Option<ForeignPoller>,
+    /// Methods that the bot called and that were not passed on, or not as they were called.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub suppressed: BTreeSet<String>,
     /// The bot asks for nothing any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deaf: Option<bool>,
@@ -37,11 +43,46 @@ pub struct Report {
     pub agent_version: Option<String>,
 }
 
+/// Somebody else who polls with this token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignPoller {
+    /// How many polls were refused because of it.
+    pub refused_polls: u32,
+    /// When this was the number of them, by this pod's wall clock.
+    pub at: Timestamp,
+}
+
+/// What has been told of a foreign poller. It is told anew when the number has doubled: hours of conflicts are a few writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rival {
+    told: Option<ForeignPoller>,
+}
+
+// === impl Rival ===
+
+impl Rival {
+    /// What to tell when the gate counts so many refused polls.
+    pub fn look(&mut self, refused_polls: u32, now: Timestamp) -> Option<ForeignPoller> {
+        let told = self.told.map_or(0, |told| told.refused_polls);
+        if refused_polls < told || refused_polls >= told.saturating_mul(2).max(1) {
+            let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+            self.told = (refused_polls > 0).then_some(ForeignPoller { refused_polls, at });
+        }
+        self.told
+    }
+}
+
 // === impl Report ===
 
 impl Report {
     /// What is known now.
-    pub fn new(bot_id: i64, status: &Status) -> Self {
+    pub fn new(
+        bot_id: i64,
+        status: &Status,
+        foreign_poller: Option<ForeignPoller>,
+        suppressed: &BTreeSet<String>,
+    ) -> Self {
         const REJECTED: &str = "Telegram rejects the token: put the right one into the Secret (@BotFather, /token)";
         Self {
             bot_id: Some(bot_id),
@@ -53,7 +94,8 @@ impl Report {
             },
             token_error: (status.token == TokenState::Rejected).then(|| REJECTED.to_owned()),
             webhook_active: Some(status.webhook_active),
-            foreign_poller: Some(status.foreign_poller),
+            foreign_poller,
+            suppressed: suppressed.clone(),
             deaf: Some(status.deaf),
             agent_version: Some(VERSION.to_owned()),
         }
@@ -70,12 +112,15 @@ mod tests {
     fn the_controller_reads_these_names() {
         let bot = BotIdentity { id: 42, username: "echo_bot".into() };
         let status = Status { token: TokenState::Rejected, bot: Some(bot), ..Status::default() };
-        let json = serde_json::to_value(Report::new(42, &status)).unwrap();
+        let foreign = ForeignPoller { refused_polls: 3, at: Timestamp::from_second(1_800_000_000).unwrap() };
+        let suppressed = BTreeSet::from(["setWebhook".to_owned()]);
+        let json = serde_json::to_value(Report::new(42, &status, Some(foreign), &suppressed)).unwrap();
         assert_eq!(json["botId"], 42);
         assert_eq!(json["username"], "echo_bot");
         assert_eq!(json["tokenAccepted"], false);
         assert!(json["tokenError"].as_str().unwrap().contains("@BotFather"));
-        assert_eq!(json["foreignPoller"], false);
+        assert_eq!(json["foreignPoller"], serde_json::json!({"refusedPolls": 3, "at": "2027-01-15T08:00:00Z"}));
+        assert_eq!(json["suppressed"], serde_json::json!(["setWebhook"]));
         assert_eq!(json["webhookActive"], false);
         assert_eq!(json["deaf"], false);
         assert_eq!(json["agentVersion"], VERSION);
@@ -83,7 +128,21 @@ mod tests {
 
     #[test]
     fn a_token_that_was_not_tried_is_neither_accepted_nor_rejected() {
-        let json = serde_json::to_value(Report::new(42, &Status::default())).unwrap();
+        let json = serde_json::to_value(Report::new(42, &Status::default(), None, &BTreeSet::new())).unwrap();
         assert!(json.get("tokenAccepted").is_none());
+        assert!(json.get("foreignPoller").is_none() && json.get("suppressed").is_none());
+    }
+
+    #[test]
+    fn hours_of_conflicts_are_a_few_writes() {
+        let mut rival = Rival::default();
+        let at = |second: u32| Timestamp::from_second(1_800_000_000 + i64::from(second)).unwrap();
+        assert_eq!(rival.look(0, at(0)), None);
+        let mut told: Vec<_> = (1..=1000).filter_map(|n| rival.look(n, at(30 * n))).collect();
+        told.dedup();
+        assert_eq!(told.iter().map(|t| t.refused_polls).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
+        assert_eq!(told[3].at, at(240));
+        assert_eq!(rival.look(0, at(40_000)), None, "it is gone");
+        assert_eq!(rival.look(1, at(50_000)).unwrap().at, at(50_000), "another one");
     }
 }

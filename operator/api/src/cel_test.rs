@@ -99,11 +99,51 @@ fn drain_longer_than_a_rollout_may_take() {
 }
 
 #[test]
+fn silence_that_no_drain_could_wait_for() {
+    let handover = |quiet: i32, drain: i32| json!({"handover": {"quietSeconds": quiet, "drainTimeoutSeconds": drain}});
+    allowed(handover(19, 20));
+    refused(handover(20, 20), "lower quietSeconds or raise drainTimeoutSeconds");
+    refused(json!({"handover": {"quietSeconds": 20}}), "lower quietSeconds");
+    allowed(handover(0, 0));
+}
+
+#[test]
 fn environment_that_would_lead_the_bot_past_the_gate() {
     for name in crate::names::pod::API_URL_ENV.into_iter().chain([crate::names::pod::TOKEN_FILE_ENV]) {
         refused(json!({"env": [{"name": name, "value": "x"}]}), "spec.botApi.url");
     }
     allowed(json!({"env": [{"name": "TELEGRAM_BOT_TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}));
+}
+
+#[test]
+fn variable_for_the_address_that_is_set_already() {
+    allowed(json!({"agent": {"apiURLEnv": ["BOT_API", "API_BASE"]}, "env": [{"name": "OTHER", "value": "x"}]}));
+    for name in crate::names::pod::API_URL_ENV.into_iter().chain([crate::names::pod::TOKEN_FILE_ENV]) {
+        refused(json!({"agent": {"apiURLEnv": ["BOT_API", name]}}), "remove the name from agent.apiURLEnv");
+    }
+    refused(
+        json!({"agent": {"apiURLEnv": ["BOT_API"]}, "env": [{"name": "BOT_API", "value": "x"}]}),
+        "remove the name from agent.apiURLEnv or from env",
+    );
+}
+
+#[test]
+fn two_listeners_on_one_port() {
+    allowed(json!({"agent": {"apiPort": 9464, "metricsPort": 8081}}));
+    refused(json!({"agent": {"apiPort": 9464}}), "change one of them");
+    refused(json!({"agent": {"metricsPort": 8081}}), "change one of them");
+}
+
+#[test]
+fn proxy_with_a_password_that_everybody_could_read() {
+    for url in ["http://proxy:3128", "http://10.0.0.1:8080/", "http://[::1]:3128"] {
+        allowed(json!({"agent": {"proxyURL": url}}));
+    }
+    for url in
+        ["", "proxy:3128", "socks5://proxy", "http://", "http://user:pw@proxy:3128", "http://proxy/path", "http://p?q"]
+    {
+        refused(json!({"agent": {"proxyURL": url}}), "without user and password");
+    }
 }
 
 #[test]
@@ -145,5 +185,5 @@ fn own_authority_without_tls() {
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 11, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 15, "a rule was added or removed: test it above, then change this number");
 }

@@ -77,13 +77,15 @@ pub mod pod {
     /// All of Pollux's volumes start like this.
     pub const VOLUME_PREFIX: &str = "pollux-";
 
-    /// Port of the gate, on the pod's loopback.
+    /// Port of the gate, on the pod's loopback, unless `spec.agent.apiPort` is another one.
     pub const GATE_PORT: i32 = 8081;
-    /// Port of the agent's probes and metrics.
+    /// Port of the agent's probes and metrics, unless `spec.agent.metricsPort` is another one.
     pub const HEALTH_PORT: i32 = 9464;
     /// What the bot uses instead of `https://api.telegram.org`.
-    pub const GATE_URL: &str = "http://127.0.0.1:8081";
-    /// The variables that are set to [`GATE_URL`]: what the libraries' own documentation calls them.
+    pub fn gate_url(port: i32) -> String {
+        format!("http://127.0.0.1:{port}")
+    }
+    /// The variables that are set to [`gate_url`]: what the libraries' own documentation calls them.
     pub const API_URL_ENV: [&str; 3] = ["TELEGRAM_API_ROOT", "TELEGRAM_API_URL", "TELOXIDE_API_URL"];
     /// The variable that names the token's file.
     pub const TOKEN_FILE_ENV: &str = "TELEGRAM_BOT_TOKEN_FILE";

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use crate::schema;
 use crate::status::TelegramBotStatus;
-use crate::words::{ImagePullPolicy, LeaseFailover, LogLevel, StrategyType};
+use crate::words::{Delivery, ImagePullPolicy, LeaseFailover, LogLevel, Ordering, PendingUpdates, StrategyType};
 
 /// A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,7 @@ use crate::words::{ImagePullPolicy, LeaseFailover, LogLevel, StrategyType};
     validation = Rule::new("self.minReadySeconds < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than minReadySeconds, otherwise no rollout could succeed: raise progressDeadlineSeconds or lower minReadySeconds"),
     validation = Rule::new("self.handover.drainTimeoutSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
+    validation = Rule::new("!has(self.agent.apiURLEnv) || self.agent.apiURLEnv.all(n, !(n in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']) && (!has(self.env) || self.env.all(e, e.name != n)))").message("the variables in agent.apiURLEnv are set by Pollux, and so are TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE: remove the name from agent.apiURLEnv or from env"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
 )]
 pub struct TelegramBotSpec {
@@ -211,10 +212,47 @@ pub struct CaConfigMapRef {
     pub key: String,
 }
 
-/// `spec.polling`.
+/// `spec.polling`. All of it reaches running pods without a restart.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Polling {
+    /// When Telegram is told that the bot has an update. `Transparent`: as soon as the bot's library says so; planned changes lose
+    /// and repeat nothing, and in a crash what the library had acknowledged and not yet handled is lost. `Settled`: when
+    /// settleSeconds have passed since its delivery and no call of the bot is open; after a crash it is repeated and not lost.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub delivery: Delivery,
+
+    /// With `delivery: Settled`: for how many seconds after its delivery an update may still be in the works though the bot calls
+    /// nothing. Should exceed what a handler takes. Reaches running pods without a restart.
+    #[serde(default = "defaults::settle_seconds")]
+    #[schemars(range(min = 1, max = 30))]
+    pub settle_seconds: i32,
+
+    /// How many updates the bot is given at once, at most: all of them must be handled before a handover. Reaches running pods
+    /// without a restart.
+    #[serde(default = "defaults::max_batch")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_batch: i32,
+
+    /// The bot is given no more updates while so many of them are unsettled: it limits what a library can queue that acknowledges
+    /// before it handles. No limit unless set. Reaches running pods without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1, max = 10000))]
+    pub max_unsettled: Option<i32>,
+
+    /// After how many seconds in which it neither asked for updates nor called anything a bot counts as hung: its pod is not ready
+    /// any more, and hands over if another one is. Must exceed what a handler takes. Reaches running pods without a restart.
+    #[serde(default = "defaults::deaf_after_seconds")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub deaf_after_seconds: i32,
+
+    /// What becomes of a bot's wish to drop its pending updates, with which many start. `Keep`: they are kept, or every new pod
+    /// would lose messages. `ColdStart`: they are dropped if nobody has led for ten minutes. `PassThrough`: the bot decides.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub pending_updates: PendingUpdates,
+
     /// The longest time in seconds that a request for updates stays open at the server, whatever the bot asks for. Reaches
     /// running pods without a restart.
     #[serde(default = "defaults::long_poll_timeout_seconds")]
@@ -295,11 +333,27 @@ pub struct CredentialsSecretRef {
 /// `spec.handover`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.quietSeconds) || self.quietSeconds == 0 || self.quietSeconds < self.drainTimeoutSeconds").message("handover.quietSeconds must be less than drainTimeoutSeconds, otherwise no drain could end in time: lower quietSeconds or raise drainTimeoutSeconds"),
+)]
 pub struct Handover {
     /// How many seconds a leader that goes may take to finish the updates that it has. The pods' grace period follows from it.
     #[serde(default = "defaults::drain_timeout_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub drain_timeout_seconds: i32,
+
+    /// For how many seconds a bot that goes must have called nothing to be taken for having finished. Unless set, this follows from
+    /// how long this bot's handlers were silent before; set it for a bot with handlers that are silent for longer and rarely run.
+    /// Reaches running pods without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 0, max = 600))]
+    pub quiet_seconds: Option<i32>,
+
+    /// What a handover waits for. `Strict`: the bot has finished what it was given, so updates are handled in order. `Fast`: it has
+    /// acknowledged it, and may still be working while the next leader's bot gets newer ones; nothing is lost by that.
+    /// Reaches running pods without a restart.
+    #[serde(default)]
+    pub ordering: Ordering,
 }
 
 /// `spec.strategy`.
@@ -312,8 +366,11 @@ pub struct Strategy {
 }
 
 /// `spec.agent`.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.apiPort != self.metricsPort").message("agent.apiPort and agent.metricsPort must differ, because the agent listens on both: change one of them"),
+)]
 pub struct Agent {
     /// Image of the agent. Unless set, the one that the operator was installed with; a new one of those arrives with the
     /// bot's next revision.
@@ -329,6 +386,28 @@ pub struct Agent {
     /// How much the agent logs: error, warn, info, debug or trace.
     #[serde(default)]
     pub log_level: LogLevel,
+
+    /// More variables of the bot that are set to the address of the Bot API, besides TELEGRAM_API_ROOT, TELEGRAM_API_URL and
+    /// TELOXIDE_API_URL: whatever the bot calls it.
+    #[serde(rename = "apiURLEnv", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::variables")]
+    pub api_url_env: Vec<String>,
+
+    /// Port of the Bot API on the pod's loopback, for pods in which something else needs the usual one.
+    #[serde(default = "defaults::api_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub api_port: i32,
+
+    /// Port of the agent's probes and metrics.
+    #[serde(default = "defaults::metrics_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub metrics_port: i32,
+
+    /// The HTTP proxy through which the agent reaches the Bot API server. It must need no password: this is no place for one.
+    #[serde(rename = "proxyURL", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^http://[^/?#@ ]+/?$')").message("agent.proxyURL must be http://, a host and a port, such as http://proxy.internal:3128, without user and password: everybody who may read the resource or the pod could read them, so use a proxy that lets the pods in without"))]
+    pub proxy_url: Option<String>,
 }
 
 // === impl Default: what the API server stores for an absent object ===
@@ -341,7 +420,15 @@ impl Default for BotApi {
 
 impl Default for Polling {
     fn default() -> Self {
-        Self { long_poll_timeout_seconds: defaults::long_poll_timeout_seconds() }
+        Self {
+            delivery: Delivery::default(),
+            settle_seconds: defaults::settle_seconds(),
+            max_batch: defaults::max_batch(),
+            max_unsettled: None,
+            deaf_after_seconds: defaults::deaf_after_seconds(),
+            pending_updates: PendingUpdates::default(),
+            long_poll_timeout_seconds: defaults::long_poll_timeout_seconds(),
+        }
     }
 }
 
@@ -366,9 +453,27 @@ impl Default for FastFailover {
     }
 }
 
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            image: None,
+            resources: None,
+            log_level: LogLevel::default(),
+            api_url_env: Vec::new(),
+            api_port: defaults::api_port(),
+            metrics_port: defaults::metrics_port(),
+            proxy_url: None,
+        }
+    }
+}
+
 impl Default for Handover {
     fn default() -> Self {
-        Self { drain_timeout_seconds: defaults::drain_timeout_seconds() }
+        Self {
+            drain_timeout_seconds: defaults::drain_timeout_seconds(),
+            quiet_seconds: None,
+            ordering: Ordering::default(),
+        }
     }
 }
 
@@ -403,8 +508,23 @@ mod defaults {
     pub(super) fn bot_api_url() -> String {
         "https://api.telegram.org".into()
     }
+    pub(super) fn settle_seconds() -> i32 {
+        3
+    }
+    pub(super) fn max_batch() -> i32 {
+        20
+    }
+    pub(super) fn deaf_after_seconds() -> i32 {
+        60
+    }
     pub(super) fn long_poll_timeout_seconds() -> i32 {
         30
+    }
+    pub(super) fn api_port() -> i32 {
+        crate::names::pod::GATE_PORT
+    }
+    pub(super) fn metrics_port() -> i32 {
+        crate::names::pod::HEALTH_PORT
     }
     pub(super) fn lease_database() -> String {
         "default".into()

@@ -79,7 +79,13 @@ pub struct TelegramBotStatus {
     #[schemars(with = "Revision")]
     pub update_revision: Option<Revision>,
 
-    /// Ready, Available, LeaderElected, Progressing, SpecValid, TokenAccepted.
+    /// Calls of the bot that were not passed on to Telegram, or not as they were made, by method: `getUpdates` and `deleteWebhook`
+    /// would have dropped pending updates, `setWebhook` ended polling, `logOut` locked the bot out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::methods")]
+    pub suppressed_calls: Vec<String>,
+
+    /// Ready, Available, LeaderElected, Progressing, SpecValid, TokenAccepted, ForeignPoller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -155,6 +161,16 @@ pub struct LastHandover {
     /// How that ended, in one word.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub drain_outcome: String,
+
+    /// Updates that the old leader's bot had and had not acknowledged when that ended: the new leader's bot got them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64")]
+    pub unacknowledged_updates: Option<i64>,
+
+    /// Updates that the old leader's bot was probably still working on when that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i64")]
+    pub owed_updates: Option<i64>,
 
     /// Milliseconds without a poll, from the end of the last one to the start of the first one. The sum of durations that
     /// were each measured on one clock.

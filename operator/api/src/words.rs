@@ -80,6 +80,8 @@ words! {
         SpecValid,
         /// Telegram accepts the token.
         TokenAccepted,
+        /// Somebody else polls with the token; `False` is what it should be.
+        ForeignPoller,
     }
 }
 
@@ -150,6 +152,10 @@ words! {
         Accepted,
         /// TokenAccepted: Telegram answers 401.
         Unauthorized,
+        /// ForeignPoller: Telegram refused polls for the sake of somebody else's.
+        ConflictsSeen,
+        /// ForeignPoller: there is none.
+        None,
     }
 }
 
@@ -198,6 +204,14 @@ words! {
         LeaderChanged,
         /// Nobody leads any more.
         LeaderLost,
+        /// The leader's bot asks for no updates.
+        LeaderDeaf,
+        /// A leader went before its bot had finished what it had.
+        DrainTimedOut,
+        /// Somebody else polls with the token.
+        ForeignPollerDetected,
+        /// A call of the bot was not passed on to Telegram, or not as it was made.
+        CallSuppressed,
         /// `spec.suspend` was set.
         Suspended,
         /// `spec.suspend` was taken back.
@@ -241,6 +255,44 @@ words! {
         #[default]
         Ttl,
         /// Its database session has ended.
+        Fast,
+    }
+}
+
+words! {
+    /// `spec.polling.delivery`: when Telegram is told that the bot has an update.
+    #[derive(Default)]
+    Delivery {
+        /// As soon as the bot says so.
+        #[default]
+        Transparent,
+        /// When it may be taken to have handled it.
+        Settled,
+    }
+}
+
+words! {
+    /// `spec.polling.pendingUpdates`: what becomes of a bot's wish to drop its pending updates.
+    #[derive(Default)]
+    PendingUpdates {
+        /// They are kept.
+        #[default]
+        Keep,
+        /// They are dropped if nobody has led for a long time.
+        ColdStart,
+        /// The bot decides.
+        PassThrough,
+    }
+}
+
+words! {
+    /// `spec.handover.ordering`: what a handover waits for.
+    #[derive(Default)]
+    Ordering {
+        /// The bot has finished what it was given.
+        #[default]
+        Strict,
+        /// The bot has acknowledged what it was given.
         Fast,
     }
 }

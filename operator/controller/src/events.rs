@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use pollux_api::words::{ConditionType, EventReason, Phase};
+use pollux_api::words::{ConditionType, EventReason, HandoverReason, Phase};
 use pollux_api::{TelegramBot, TelegramBotStatus};
 
 /// What happened.
@@ -37,6 +37,10 @@ impl Happened {
             | EventReason::Resumed => "Normal",
             EventReason::RolloutFailed
             | EventReason::LeaderLost
+            | EventReason::LeaderDeaf
+            | EventReason::DrainTimedOut
+            | EventReason::ForeignPollerDetected
+            | EventReason::CallSuppressed
             | EventReason::TokenRejected
             | EventReason::LeaseDatabaseUnreachable
             | EventReason::SpecInvalid => "Warning",
@@ -89,11 +93,22 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
         }
     }
     leadership(before, now, &mut happened);
+    handover(before, now, &mut happened);
     let became = |type_: ConditionType, status: &str| {
         let now = now.condition(type_).filter(|c| c.status == status)?;
         let before = before.condition(type_);
         before.is_none_or(|before| before.status != status || before.reason != now.reason).then_some(now)
     };
+    let deaf = became(ConditionType::Available, "False").filter(|found| found.reason == "LeaderDeaf");
+    if let Some(found) = deaf {
+        happened.push(Happened::new(EventReason::LeaderDeaf, &found.message));
+    }
+    if let Some(found) = became(ConditionType::ForeignPoller, "True") {
+        happened.push(Happened::new(EventReason::ForeignPollerDetected, &found.message));
+    }
+    for method in now.suppressed_calls.iter().filter(|method| !before.suppressed_calls.contains(method)) {
+        happened.push(Happened::new(EventReason::CallSuppressed, suppressed(method)));
+    }
     if let Some(found) = became(ConditionType::SpecValid, "False") {
         happened.push(Happened::new(EventReason::SpecInvalid, format!("{}: {}", found.reason, found.message)));
     }
@@ -154,5 +169,44 @@ fn leadership(before: &TelegramBotStatus, now: &TelegramBotStatus, happened: &mu
             ));
         }
         _ => {}
+    }
+}
+
+/// R33: what a drain that took too long leaves. And a bot that was deaf while another one was ready: its pod led for too short a
+/// time after that to be found in the conditions.
+fn handover(before: &TelegramBotStatus, now: &TelegramBotStatus, happened: &mut Vec<Happened>) {
+    let Some(handover) = &now.last_handover else { return };
+    if before.last_handover.as_ref().is_none_or(|old| old.epoch == handover.epoch) {
+        return;
+    }
+    let from = &handover.from;
+    if handover.drain_outcome == "timed_out" {
+        let count = |updates: Option<i64>| updates.unwrap_or_default();
+        let note = format!(
+            "{from} went before its bot had finished: {} updates may be repeated, and the bot was probably still working on {}: if that is what its handlers take, raise spec.handover.drainTimeoutSeconds",
+            count(handover.unacknowledged_updates),
+            count(handover.owed_updates)
+        );
+        happened.push(Happened::new(EventReason::DrainTimedOut, note));
+    }
+    let told = before.condition(ConditionType::Available).is_some_and(|c| c.reason == "LeaderDeaf");
+    if handover.reason == HandoverReason::BotDeaf && !told {
+        let note = format!(
+            "the bot in {from} asked for no updates, and {} leads now: kubectl logs {from} -c bot",
+            handover.to
+        );
+        happened.push(Happened::new(EventReason::LeaderDeaf, note));
+    }
+}
+
+/// What a call would have done, and how to get it all the same.
+fn suppressed(method: &str) -> String {
+    match method {
+        "getUpdates" | "deleteWebhook" => format!(
+            "the bot asked ({method}) to drop its pending updates; they are kept, because each new pod would lose messages otherwise: if that is what you want, see spec.polling.pendingUpdates"
+        ),
+        "setWebhook" => "the bot wants to set a webhook, which would end polling: have it poll (getUpdates) when it runs under Pollux".to_owned(),
+        "logOut" => "the bot wants to log out of the Bot API server, which would lock it out for ten minutes: call logOut yourself, while the bot is suspended".to_owned(),
+        other => format!("the bot's call of {other} was not passed on"),
     }
 }

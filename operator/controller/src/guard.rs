@@ -4,6 +4,7 @@
 //! security contexts, probes of the bot, a longer grace period.
 
 use pollux_api::names::{label, pod};
+use pollux_api::spec::Agent;
 use pollux_api::words::Reason;
 use serde_json::{Map, Value};
 
@@ -20,16 +21,16 @@ pub(crate) struct Refusal {
 /// What the agent's container may be given by the template; the rest of it is ours.
 const AGENT_MAY: [&str; 3] = ["resources", "securityContext", "imagePullPolicy"];
 
-/// Judges `merged` against what was `generated`.
-pub(crate) fn check(generated: &Map<String, Value>, merged: &Map<String, Value>) -> Result<(), Refusal> {
+/// Judges `merged` against what was `generated` for a bot with this agent.
+pub(crate) fn check(ours: &Agent, generated: &Map<String, Value>, merged: &Map<String, Value>) -> Result<(), Refusal> {
     let generated = Value::Object(generated.clone());
     let merged = Value::Object(merged.clone());
     top(&merged)?;
     metadata(&generated, &merged)?;
     pod_spec(&generated["spec"], &merged["spec"])?;
     agent(&generated, &merged)?;
-    bot(&generated, &merged)?;
-    containers(&merged["spec"])?;
+    bot(ours, &generated, &merged)?;
+    containers(ours, &merged["spec"])?;
     volumes(&generated["spec"], &merged["spec"])
 }
 
@@ -126,7 +127,7 @@ fn agent(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     }
 }
 
-fn bot(generated: &Value, merged: &Value) -> Result<(), Refusal> {
+fn bot(agent: &Agent, generated: &Value, merged: &Value) -> Result<(), Refusal> {
     let path = ".spec.containers[bot]";
     let (Some(ours), Some(theirs)) =
         (named(generated, "containers", pod::BOT_CONTAINER), named(merged, "containers", pod::BOT_CONTAINER))
@@ -149,8 +150,9 @@ fn bot(generated: &Value, merged: &Value) -> Result<(), Refusal> {
     if theirs.get("restartPolicy").is_some() {
         return Err(refuse(format!("{path}.restartPolicy"), "the bot is restarted always: remove it"));
     }
+    let is_our_variable = |name: &Value| is_our_variable(agent, name);
     for (list, key, mine) in
-        [("env", "name", is_our_variable as fn(&Value) -> bool), ("volumeMounts", "name", is_our_volume)]
+        [("env", "name", &is_our_variable as &dyn Fn(&Value) -> bool), ("volumeMounts", "name", &is_our_volume)]
     {
         let kept = |container: &Map<String, Value>| -> Vec<Value> {
             container
@@ -165,15 +167,16 @@ fn bot(generated: &Value, merged: &Value) -> Result<(), Refusal> {
         if kept(ours) != kept(theirs) {
             return Err(refuse(
                 format!("{path}.{list}"),
-                "those of Pollux (TELEGRAM_* that lead to the agent, volumes pollux-*) cannot be changed: remove them",
+                "those of Pollux (variables that lead to the agent, volumes pollux-*) cannot be changed: remove them",
             ));
         }
     }
     Ok(())
 }
 
-fn is_our_variable(name: &Value) -> bool {
-    name.as_str().is_some_and(|name| pod::API_URL_ENV.contains(&name) || name == pod::TOKEN_FILE_ENV)
+fn is_our_variable(agent: &Agent, name: &Value) -> bool {
+    let ours = |name: &str| pod::API_URL_ENV.contains(&name) || name == pod::TOKEN_FILE_ENV;
+    name.as_str().is_some_and(|name| ours(name) || agent.api_url_env.iter().any(|more| more == name))
 }
 
 fn is_our_volume(name: &Value) -> bool {
@@ -181,14 +184,14 @@ fn is_our_volume(name: &Value) -> bool {
 }
 
 /// All containers of a pod share its ports, and only the agent may read the lease's credentials.
-fn containers(spec: &Value) -> Result<(), Refusal> {
+fn containers(agent: &Agent, spec: &Value) -> Result<(), Refusal> {
+    let taken = [agent.api_port, agent.metrics_port].map(i64::from);
     for list in ["containers", "initContainers"] {
         for container in spec[list].as_array().into_iter().flatten().filter(|c| c["name"] != pod::AGENT_CONTAINER) {
             let path = format!(".spec.{list}[{}]", container["name"].as_str().unwrap_or("?"));
             let ports = container["ports"].as_array().into_iter().flatten();
-            if let Some(port) = ports
-                .filter_map(|port| port["containerPort"].as_i64())
-                .find(|port| [pod::GATE_PORT, pod::HEALTH_PORT].contains(&i32::try_from(*port).unwrap_or_default()))
+            if let Some(port) =
+                ports.filter_map(|port| port["containerPort"].as_i64()).find(|port| taken.contains(port))
             {
                 return Err(Refusal {
                     reason: Reason::PortConflict,
@@ -228,10 +231,16 @@ mod tests {
     use super::*;
     use crate::merge;
     use crate::template::{Context, render};
+    use pollux_api::TelegramBotSpec;
     use serde_json::json;
 
     fn judged(patch: Value) -> Result<(), Refusal> {
-        let spec = serde_json::from_value(json!({"image": "i", "tokenSecretRef": {"name": "t"}})).unwrap();
+        judged_with(json!({}), patch)
+    }
+
+    fn judged_with(agent: Value, patch: Value) -> Result<(), Refusal> {
+        let spec = json!({"image": "i", "tokenSecretRef": {"name": "t"}, "agent": agent});
+        let spec: TelegramBotSpec = serde_json::from_value(spec).unwrap();
         let context = Context {
             cluster: "c",
             namespace: "n",
@@ -243,7 +252,7 @@ mod tests {
         let generated = render(&spec, &context);
         let mut merged = generated.clone();
         merge::merge(&mut merged, patch.as_object().unwrap()).unwrap();
-        check(&generated, &merged)
+        check(&spec.agent, &generated, &merged)
     }
 
     #[track_caller]
@@ -335,6 +344,13 @@ mod tests {
             Reason::PortConflict,
             "9464",
         );
+        let port = |port: u16| json!({"spec": {"containers": [{"name": "bot", "ports": [{"containerPort": port}]}]}});
+        let agent = json!({"apiPort": 18081, "metricsPort": 19464, "apiURLEnv": ["BOT_API"]});
+        for (wanted, free) in [(8081, true), (9464, true), (18081, false), (19464, false)] {
+            assert_eq!(judged_with(agent.clone(), port(wanted)).is_ok(), free, "{wanted}");
+        }
+        let past = json!({"spec": {"containers": [{"name": "bot", "env": [{"name": "BOT_API", "value": "https://api.telegram.org"}]}]}});
+        assert!(judged_with(agent, past).unwrap_err().to_string().contains("lead to the agent"));
         let invalid = Reason::PodTemplateInvalid;
         refused(
             json!({"spec": {"containers": [{"name": "side", "image": "x", "volumeMounts": [{"name": "pollux-lease", "mountPath": "/x"}]}]}}),

@@ -22,6 +22,7 @@ pub(crate) fn last_handover(
 ) -> Option<LastHandover> {
     let handover = view?.last_handover.as_ref()?;
     let old = before.last_handover.as_ref().filter(|old| old.epoch == handover.epoch);
+    let drain = handover.drain.as_ref();
     let found = reason(handover, facts.stored, &facts.observed.pods);
     let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     Some(LastHandover {
@@ -33,8 +34,10 @@ pub(crate) fn last_handover(
         },
         epoch: handover.epoch,
         time: Some(Time(whole_seconds(handover.time))),
-        duration_milliseconds: handover.drain.map(milliseconds),
-        drain_outcome: handover.drain_outcome.clone().unwrap_or_default(),
+        duration_milliseconds: drain.map(|drain| milliseconds(drain.took)),
+        drain_outcome: drain.map(|drain| drain.outcome.clone()).unwrap_or_default(),
+        unacknowledged_updates: drain.map(|drain| drain.unacknowledged.into()),
+        owed_updates: drain.map(|drain| drain.owed.into()),
         gap_milliseconds: handover.gap.map(milliseconds),
     })
 }

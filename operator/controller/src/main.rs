@@ -21,6 +21,7 @@ mod plan;
 mod rbac;
 mod reconcile;
 mod release;
+mod reports;
 mod revision;
 mod run;
 mod same;

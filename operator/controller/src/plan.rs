@@ -178,12 +178,20 @@ fn setting(observed: &Observed, stored: &[Stored], wanted: &Stored) -> Setting {
 
 /// The fields that reach running agents.
 fn hot(spec: &TelegramBotSpec) -> Value {
-    let fast = spec.lease.fast.clone().unwrap_or_default();
+    let TelegramBotSpec { lease, polling, handover, .. } = spec;
     json!({
-        "leaseDurationSeconds": spec.lease.duration_seconds,
-        "failover": spec.lease.failover,
-        "fast": fast,
-        "longPollTimeoutSeconds": spec.polling.long_poll_timeout_seconds,
+        "leaseDurationSeconds": lease.duration_seconds,
+        "failover": lease.failover,
+        "fast": lease.fast.clone().unwrap_or_default(),
+        "delivery": polling.delivery,
+        "settleSeconds": polling.settle_seconds,
+        "maxBatch": polling.max_batch,
+        "maxUnsettled": polling.max_unsettled,
+        "deafAfterSeconds": polling.deaf_after_seconds,
+        "pendingUpdates": polling.pending_updates,
+        "longPollTimeoutSeconds": polling.long_poll_timeout_seconds,
+        "quietSeconds": handover.quiet_seconds,
+        "ordering": handover.ordering,
     })
 }
 

@@ -15,6 +15,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::label;
+use pollux_api::spec::{Agent, Handover};
 use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -60,7 +61,7 @@ fn choices(spec: &TelegramBotSpec) -> Value {
         token_secret_ref,
         bot_api,
         lease,
-        handover,
+        handover: Handover { drain_timeout_seconds, quiet_seconds: _, ordering: _ },
         agent,
         // These make no pods: the scale, the Deployment's own pace, and hot settings.
         replicas: _,
@@ -99,9 +100,18 @@ fn choices(spec: &TelegramBotSpec) -> Value {
     put("botApi", plain(bot_api));
     put("lease.database", json!(lease.database));
     put("lease.credentialsSecretRef", plain(&lease.credentials_secret_ref));
-    put("handover.drainTimeoutSeconds", json!(handover.drain_timeout_seconds));
-    put("agent", plain(agent));
+    put("handover.drainTimeoutSeconds", json!(drain_timeout_seconds));
+    put("agent", chosen_agent(agent));
     Value::Object(chosen)
+}
+
+/// What joined the agent's fields after names of revisions were given is left out while it has its default.
+fn chosen_agent(agent: &Agent) -> Value {
+    let (mut chosen, default) = (plain(agent), plain(&Agent::default()));
+    if let Some(fields) = chosen.as_object_mut() {
+        fields.retain(|field, value| !["apiPort", "metricsPort"].contains(&field.as_str()) || default[field] != *value);
+    }
+    chosen
 }
 
 fn plain<T: Serialize>(value: &T) -> Value {
@@ -183,11 +193,15 @@ mod tests {
             json!({"replicas": 5}),
             json!({"suspend": true}),
             json!({"polling": {"longPollTimeoutSeconds": 7}}),
+            json!({"polling": {"delivery": "Settled", "settleSeconds": 5, "maxBatch": 3, "maxUnsettled": 4}}),
+            json!({"polling": {"deafAfterSeconds": 90, "pendingUpdates": "ColdStart"}}),
+            json!({"handover": {"quietSeconds": 5, "ordering": "Fast"}}),
             json!({"lease": {"durationSeconds": 5}}),
             json!({"minReadySeconds": 9}),
             json!({"progressDeadlineSeconds": 99}),
             json!({"strategy": {"type": "RollingUpdate"}}),
             json!({"podTemplate": {"metadata": {}, "spec": {}}}),
+            json!({"agent": {"apiPort": 8081, "metricsPort": 9464, "apiURLEnv": []}}),
         ] {
             assert_eq!(name(&spec(patch.clone())), before, "{patch}");
         }
@@ -215,6 +229,10 @@ mod tests {
             json!({"agent": {"logLevel": "debug"}}),
             json!({"agent": {"image": "x"}}),
             json!({"agent": {"resources": {"limits": {"cpu": "1"}}}}),
+            json!({"agent": {"apiURLEnv": ["BOT_API"]}}),
+            json!({"agent": {"apiPort": 18081}}),
+            json!({"agent": {"metricsPort": 19464}}),
+            json!({"agent": {"proxyURL": "http://proxy:3128"}}),
         ] {
             assert!(seen.insert(name(&spec(patch.clone()))), "{patch}");
         }

@@ -3,8 +3,6 @@
 //! Every condition is there from the first sight on (Unknown), carries the generation it was found for, and changes its time
 //! only when its status changes. Messages hold no times and no counters that tick: an unchanged bot is an unchanged status.
 
-use std::time::Duration;
-
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,8 +12,7 @@ use pollux_api::TelegramBotStatus;
 use pollux_api::names::label;
 use pollux_api::status::{BotIdentity, Leader, Revision};
 use pollux_api::words::{ConditionType, Phase, Reason};
-use pollux_lease::{BotView, Candidate, Replica, Resource};
-use serde_json::Value;
+use pollux_lease::{BotView, Replica, Resource};
 
 use crate::cluster::Refusal;
 use crate::diagnose::{self, Heard, MORE_SESSIONS, Trouble, is_full, is_over, is_terminating};
@@ -24,10 +21,8 @@ use crate::handover::last_handover;
 use crate::leases::Seen;
 use crate::observe::Observed;
 use crate::plan::{HoldReason, Plan, RolloutDecision, is_complete};
+use crate::reports;
 use crate::revision::Stored;
-
-/// How old the last sign of life of an agent may be for its report to count: a dead one's says nothing about today.
-const HEARD: Duration = Duration::from_secs(30);
 
 /// Everything that the status is made of.
 pub(crate) struct Facts<'a> {
@@ -43,19 +38,19 @@ pub(crate) struct Facts<'a> {
 }
 
 /// A condition's content.
-struct Finding {
+pub(crate) struct Finding {
     status: &'static str,
     reason: String,
     message: String,
 }
 
 /// What the facts say, before it is put into words.
-struct Summary<'a> {
+pub(crate) struct Summary<'a> {
     suspended: bool,
     wanted: i32,
     complete: bool,
     troubles: Vec<Trouble>,
-    view: Option<&'a BotView>,
+    pub(crate) view: Option<&'a BotView>,
     database_error: Option<&'a str>,
     ready_pods: i32,
     available: i32,
@@ -66,20 +61,29 @@ struct Summary<'a> {
 // === impl Finding ===
 
 impl Finding {
-    fn yes(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "True", reason: reason.to_string(), message: message.into() }
     }
 
-    fn no(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn no(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "False", reason: reason.to_string(), message: message.into() }
     }
 
-    fn unknown(reason: Reason, message: impl Into<String>) -> Self {
+    pub(crate) fn unknown(reason: Reason, message: impl Into<String>) -> Self {
         Self { status: "Unknown", reason: reason.to_string(), message: message.into() }
     }
 
     fn is(&self, status: &str) -> bool {
         self.status == status
+    }
+}
+
+// === impl Summary ===
+
+impl Summary<'_> {
+    /// Whether the lease database answered: then agents that it does not know are not there.
+    pub(crate) fn is_heard(&self, facts: &Facts<'_>) -> bool {
+        self.database_error.is_none() && matches!(facts.observed.lease, Seen::Bot(_))
     }
 }
 
@@ -89,13 +93,14 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
     let summary = summarize(facts);
     let leader = leader(facts, &summary, &before);
     let spec_valid = spec_valid(facts, &summary);
-    let token = token_accepted(facts, &summary, &before);
+    let token = reports::token_accepted(facts, &summary, &before);
+    let foreign = reports::foreign_poller(facts, &summary, &before);
     let elected = leader_elected(facts, &summary, leader.as_ref());
     let available = available(&summary, leader.as_ref(), &elected);
     let progressing = progressing(facts, &summary);
     let ready = ready(&summary, &spec_valid, &token, &available, &progressing);
     let phase = phase(facts, &summary, &ready, &progressing, &spec_valid, &token);
-    let message = message(phase, &[&spec_valid, &token, &progressing, &elected, &available, &ready]);
+    let message = message(phase, &[&spec_valid, &token, &progressing, &elected, &available, &ready, &foreign]);
 
     let update = update_revision(facts, &before);
     let current = if summary.complete && !summary.suspended { update.clone() } else { before.current_revision.clone() };
@@ -113,6 +118,7 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
         (ConditionType::Progressing, progressing),
         (ConditionType::SpecValid, spec_valid),
         (ConditionType::TokenAccepted, token),
+        (ConditionType::ForeignPoller, foreign),
     ];
     TelegramBotStatus {
         observed_generation: facts.observed.bot.metadata.generation,
@@ -130,6 +136,7 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
         selector: format!("{}={},{}={}", label::NAME, label::NAME_VALUE, label::BOT, facts.observed.bot.name_any()),
         current_revision: current,
         update_revision: update,
+        suppressed_calls: reports::suppressed_calls(facts, &summary, &before),
         conditions: conditions.into_iter().map(|(type_, finding)| condition(type_, finding, facts, &before)).collect(),
     }
 }
@@ -239,44 +246,6 @@ fn spec_valid(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
     }
 }
 
-/// What the agents of this resource report, those of the manifest's revision first.
-fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a Candidate> {
-    let wanted = facts.plan.revision.as_ref().map(|revision| revision.name.as_str());
-    let mut own: Vec<_> = view
-        .candidates
-        .iter()
-        .filter(|c| c.party.replica.resource == *facts.resource && !c.leaving && c.beat_age < HEARD)
-        .collect();
-    own.sort_by_key(|candidate| (Some(candidate.party.replica.revision.as_str()) != wanted, candidate.beat_age));
-    own
-}
-
-fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBotStatus) -> Finding {
-    let reports = summary.view.map(|view| reports(facts, view)).unwrap_or_default();
-    let newest = reports.first().map(|candidate| candidate.party.replica.revision.clone());
-    let of_newest: Vec<_> = reports.iter().filter(|c| Some(&c.party.replica.revision) == newest.as_ref()).collect();
-    let says = |candidate: &Candidate| reported(candidate, "tokenAccepted");
-    if let Some(refused) = of_newest.iter().find(|candidate| says(candidate) == Some(false)) {
-        let token = &facts.observed.bot.spec.token_secret_ref;
-        return Finding::no(
-            Reason::Unauthorized,
-            format!(
-                "the Bot API server refuses the token in the Secret {:?}, key {:?} (asked by pod {}): get a valid one from @BotFather and put it there",
-                token.name, token.key, refused.party.replica.pod
-            ),
-        );
-    }
-    if reports.iter().any(|candidate| says(candidate) == Some(true)) {
-        return Finding::yes(Reason::Accepted, "");
-    }
-    // Nobody has asked, or nobody can be heard: what was known stays.
-    match before.condition(ConditionType::TokenAccepted) {
-        Some(old) if old.status == "True" => Finding::yes(Reason::Accepted, ""),
-        Some(old) if old.status == "False" => Finding::no(Reason::Unauthorized, &old.message),
-        _ => Finding::unknown(Reason::Unknown, "no agent has asked the Bot API server yet"),
-    }
-}
-
 fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Leader>) -> Finding {
     let database = &facts.observed.bot.spec.lease.database;
     if let Seen::Unknown { .. } = &facts.observed.lease {
@@ -338,11 +307,6 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     }
 }
 
-/// What an agent says of something; nothing if it does not know.
-fn reported(candidate: &Candidate, what: &str) -> Option<bool> {
-    candidate.report.get(what).and_then(Value::as_bool)
-}
-
 fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) -> Finding {
     if elected.is("Unknown") {
         return Finding::unknown(Reason::DatabaseUnreachable, &elected.message);
@@ -360,11 +324,11 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
     }
     let candidate =
         leader.and_then(|leader| summary.view?.candidates.iter().find(|c| c.party.replica.pod_uid == leader.pod_uid));
-    let reports = |what: &str| candidate.is_some_and(|candidate| reported(candidate, what) == Some(true));
+    let reports = |what: &str| candidate.is_some_and(|candidate| reports::says(candidate, what) == Some(true));
     if reports("webhookActive") {
         return Finding::no(
             Reason::WebhookActive,
-            "a webhook is set at Telegram, which then refuses polls: if nobody needs it, delete it by calling deleteWebhook",
+            "a webhook is set at Telegram, which sends all updates there and refuses polls, so this bot gets none: if another system still needs it, stop that one first; then have the bot call deleteWebhook when it starts, or call it yourself (without drop_pending_updates nothing is lost)",
         );
     }
     if reports("deaf") {
@@ -372,12 +336,6 @@ fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) 
         return Finding::no(
             Reason::LeaderDeaf,
             format!("the bot in {pod} asks for no updates: look at its logs with kubectl logs {pod} -c bot"),
-        );
-    }
-    if reports("foreignPoller") {
-        return Finding::yes(
-            Reason::LeaderPolling,
-            "somebody else polls with this token too: stop the old Deployment or the laptop, or revoke the token at @BotFather",
         );
     }
     Finding::yes(Reason::LeaderPolling, "")
@@ -509,7 +467,7 @@ fn phase(
 fn message(phase: Phase, findings: &[&Finding]) -> String {
     if phase == Phase::Running {
         // All is well, except that these pods never get an update, or not every one.
-        let rival = [Reason::HeldElsewhere, Reason::LeaderPolling].map(Reason::as_str);
+        let rival = [Reason::HeldElsewhere, Reason::ConflictsSeen].map(Reason::as_str);
         let said = findings.iter().find(|f| rival.contains(&f.reason.as_str()) && !f.message.is_empty());
         return said.map(|finding| bounded(&finding.message)).unwrap_or_default();
     }

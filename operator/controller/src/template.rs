@@ -13,6 +13,7 @@
 
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::{LEASE_SECRET, LEASE_SECRET_KEY, label, pod};
+use pollux_api::spec::Agent;
 use serde_json::{Map, Value, json};
 
 /// What a template is made of besides the spec.
@@ -113,14 +114,24 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
         env.push(json!({"name": "POLLUX_API_CA_FILE", "value": pod::CA_FILE}));
         mounts.push(json!({"name": pod::CA_VOLUME, "mountPath": pod::CA_DIR, "readOnly": true}));
     }
-    let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": pod::HEALTH_PORT}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures});
+    let Agent { api_port, metrics_port, proxy_url, .. } = &spec.agent;
+    if *api_port != pod::GATE_PORT {
+        env.push(json!({"name": "POLLUX_LISTEN", "value": format!("127.0.0.1:{api_port}")}));
+    }
+    if *metrics_port != pod::HEALTH_PORT {
+        env.push(json!({"name": "POLLUX_HEALTH_LISTEN", "value": format!("0.0.0.0:{metrics_port}")}));
+    }
+    if let Some(url) = proxy_url {
+        env.push(json!({"name": "POLLUX_PROXY_URL", "value": url}));
+    }
+    let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": metrics_port}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures});
     json!({
         "name": pod::AGENT_CONTAINER,
         "image": spec.agent.image.as_deref().unwrap_or(context.agent_image),
         "args": ["run"],
         "restartPolicy": "Always",
         "env": env,
-        "ports": [{"name": "pollux-health", "containerPort": pod::HEALTH_PORT}],
+        "ports": [{"name": "pollux-health", "containerPort": metrics_port}],
         "volumeMounts": mounts,
         "lifecycle": {"postStart": {"exec": {"command": ["/pollux-agent", "wait-ready"]}}},
         "readinessProbe": probe("/readyz", 1, 3),
@@ -149,8 +160,9 @@ fn grace_period(spec: &TelegramBotSpec) -> i64 {
 
 fn bot(spec: &TelegramBotSpec) -> Value {
     // Pollux's variables come first, so that the user's can refer to them as $(TELEGRAM_API_ROOT).
-    let mut env: Vec<Value> =
-        pod::API_URL_ENV.iter().map(|name| json!({"name": name, "value": pod::GATE_URL})).collect();
+    let gate = pod::gate_url(spec.agent.api_port);
+    let names = pod::API_URL_ENV.into_iter().chain(spec.agent.api_url_env.iter().map(String::as_str));
+    let mut env: Vec<Value> = names.map(|name| json!({"name": name, "value": gate})).collect();
     env.push(json!({"name": pod::TOKEN_FILE_ENV, "value": pod::TOKEN_FILE}));
     env.extend(spec.env.iter().map(|variable| json!(variable)));
     json!({

@@ -96,7 +96,8 @@ fn render(bot: &TelegramBot, revision: &str, operator: &Operator) -> Result<Valu
     if let Some(patch) = &bot.spec.pod_template {
         let invalid = |reason, message: String| Invalid { reason, message, foreign: false };
         merge::merge(&mut merged, patch).map_err(|error| invalid(Reason::PodTemplateInvalid, error.to_string()))?;
-        guard::check(&generated, &merged).map_err(|refusal| invalid(refusal.reason, refusal.to_string()))?;
+        guard::check(&bot.spec.agent, &generated, &merged)
+            .map_err(|refusal| invalid(refusal.reason, refusal.to_string()))?;
     }
     Ok(Value::Object(merged))
 }

@@ -59,8 +59,8 @@ pub struct Status {
     pub bot: Option<BotIdentity>,
     /// A webhook is set at Telegram, so that polling is refused (R18).
     pub webhook_active: bool,
-    /// Somebody else polls with this token (R25).
-    pub foreign_poller: bool,
+    /// How many polls Telegram refused because somebody else polls with this token; 0 when that was ten minutes ago (R25).
+    pub foreign_conflicts: u32,
     /// The gate polls with this epoch now; `None` on a standby, after the fence and while draining.
     pub leading: Option<i64>,
     /// A drain has begun, was not taken back, and this process has not led anew since.

@@ -96,6 +96,8 @@ CREATE TABLE pollux.handover (
     to_party      jsonb,
     drain_ms      bigint,
     drain_outcome text,
+    unacknowledged integer,                        -- updates that the old leader's bot had and had not acknowledged when the drain ended
+    owed          integer,                         -- updates that it was probably still working on then
     forced        jsonb,                           -- who asked for it, why, when
     -- The parts of the gap; how they are measured is said at pollux.gap.
     old_us        bigint,                          -- the old leader's last poll ended → it gave the lease away
@@ -360,16 +362,17 @@ BEGIN
 END $$;
 
 -- Begins an epoch. `taker` is null if nobody leads in it yet.
-CREATE FUNCTION pollux.log(l pollux.lease, new_epoch bigint, why text, how text, giver jsonb, taker jsonb, drain bigint, outcome text)
+CREATE FUNCTION pollux.log(l pollux.lease, new_epoch bigint, why text, how text, giver jsonb, taker jsonb, drain jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
 BEGIN
     INSERT INTO pollux.handover AS h
-           (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome, forced)
+           (tenant, bot_id, server, epoch, at, reason, evidence, from_party, to_party, drain_ms, drain_outcome, unacknowledged, owed, forced)
         VALUES (l.tenant, l.bot_id, l.server, new_epoch, now_at,
                 CASE WHEN l.release IS NULL THEN left(why, 64) ELSE 'ForcedRelease' END,
-                how, giver, taker, drain, left(outcome, 64), l.release)
+                how, giver, taker, (drain ->> 'ms')::bigint, left(drain ->> 'outcome', 64), (drain ->> 'unacknowledged')::integer,
+                (drain ->> 'owed')::integer, l.release)
         ON CONFLICT (tenant, bot_id, server, epoch) DO UPDATE
         SET at = excluded.at, evidence = excluded.evidence, to_party = excluded.to_party,
             reason = CASE WHEN h.reason = 'PodDeleted' AND h.from_party ->> 'revision' <> excluded.to_party ->> 'revision'
@@ -415,14 +418,14 @@ END $$;
 
 -- Frees the lease. The epoch rises when somebody takes it; the row of the log that waits for it begins here. The row stays as
 -- unsettled as it was: what was forgotten may have begun a later epoch than this one.
-CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain bigint, outcome text) RETURNS void
+CREATE FUNCTION pollux.let_go(l pollux.lease, why text, drain jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE pollux.lease
        SET holder = NULL, locked = false, grant_beat = NULL, session_key = NULL, session_fence_ms = NULL, renew_seq = l.renew_seq + 1, released_at = clock_timestamp(),
            expires_at = NULL, since = NULL, handover_expected = false, release = NULL
      WHERE tenant = l.tenant AND bot_id = l.bot_id AND server = l.server;
-    PERFORM pollux.log(l, l.epoch + 1, why, 'release', pollux.holder(l), NULL, drain, outcome);
+    PERFORM pollux.log(l, l.epoch + 1, why, 'release', pollux.holder(l), NULL, drain);
     PERFORM pollux.wake_bot(l.bot_id);
     PERFORM pollux.wake_observers(l.tenant, l.bot_id, l.server);
 END $$;
@@ -586,7 +589,7 @@ BEGIN
     END IF;
     next := pollux.next_epoch(l, seen);
     PERFORM pollux.log(l, next, CASE WHEN l.pod IS NULL THEN 'Initial' ELSE 'LeaseExpired' END, 'free', NULL,
-                       pollux.party(c), NULL, NULL);
+                       pollux.party(c), NULL);
     PERFORM pollux.grant_to(l, next, c, ttl, NULL);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
@@ -618,11 +621,11 @@ BEGIN
         RETURN pollux.answer(false, t, b, s, me);
     END IF;
     IF vacate THEN
-        PERFORM pollux.let_go(l, why, NULL, NULL);
+        PERFORM pollux.let_go(l, why, NULL);
         RETURN pollux.answer(true, t, b, s, me);
     END IF;
     next := pollux.next_epoch(l, seen);
-    PERFORM pollux.log(l, next, why, evidence, pollux.holder(l), pollux.party(c), NULL, NULL);
+    PERFORM pollux.log(l, next, why, evidence, pollux.holder(l), pollux.party(c), NULL);
     PERFORM pollux.grant_to(l, next, c, ttl, NULL);
     RETURN pollux.answer(true, t, b, s, me);
 END $$;
@@ -648,7 +651,7 @@ END $$;
 -- `release`; or `wait`: released only if no ready successor is in sight at all, else all of them are asked for a beat (also if
 -- one of a better revision is in sight than the one that is given: the latter may be the next to go); or `keep`: nothing happens.
 CREATE FUNCTION pollux.handover(b bigint, s text, digest bytea, me text, known text, seen bigint, e bigint, ttl integer,
-                                only_pod text, otherwise text, why text, drain bigint, outcome text) RETURNS jsonb
+                                only_pod text, otherwise text, why text, drain jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t    text;
@@ -675,11 +678,11 @@ BEGIN
         next := pollux.next_epoch(l, seen);
         PERFORM pollux.log(l, next,
             CASE WHEN why = 'PodDeleted' AND to_c.revision <> c.revision THEN 'Rollout' ELSE why END,
-            'handover', pollux.party(c), pollux.party(to_c), drain, outcome);
+            'handover', pollux.party(c), pollux.party(to_c), drain);
         RETURN pollux.answer(true, pollux.grant_to(l, next, to_c, ttl, to_c.beat));
     END IF;
     IF otherwise = 'release' OR otherwise = 'wait' AND best.id IS NULL THEN
-        PERFORM pollux.let_go(l, why, drain, outcome);
+        PERFORM pollux.let_go(l, why, drain);
         RETURN pollux.answer(true, t, b, s, me);
     END IF;
     IF otherwise = 'wait' AND NOT l.handover_expected THEN

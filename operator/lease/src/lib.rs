@@ -36,5 +36,5 @@ pub use lease::{Config, Lease};
 pub use observer::{BotView, Candidate, FullLogin, Handover, LeaseRow, Look, Observer, ObserverState, Party, Setting};
 pub use pollux_clock::BootInstant;
 pub use view::{
-    DatabaseState, Evidence, HandOver, HandedOver, Holder, Reason, Request, Role, Settings, Takeover, View,
+    DatabaseState, DrainReport, Evidence, HandOver, HandedOver, Holder, Reason, Request, Role, Settings, Takeover, View,
 };

@@ -15,7 +15,7 @@ use crate::admin::Admin;
 use crate::error::Error;
 use crate::identity::{BotKey, Replica, Resource};
 use crate::session::{Parameter, Session, read_file};
-use crate::view::Request;
+use crate::view::{DrainReport, Request};
 
 mod rows;
 mod watcher;
@@ -156,10 +156,8 @@ pub struct Handover {
     pub reason: String,
     /// What allowed it: one of the words of [`crate::Evidence`], `release` while nobody has taken it.
     pub evidence: String,
-    /// How long the drain took.
-    pub drain: Option<Duration>,
-    /// How it ended, in one word.
-    pub drain_outcome: Option<String>,
+    /// What the drain achieved; nothing where the leader died or did not drain.
+    pub drain: Option<DrainReport>,
     /// How long nobody polled: a sum of durations, each measured on one clock. Not known where the leader died.
     pub gap: Option<Duration>,
 }

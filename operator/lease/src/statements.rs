@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio_postgres::types::{Json, ToSql, Type};
 
 use crate::core::{Answer, Call, Known, Me, Sign, Statement};
 use crate::error::Error;
 use crate::identity::{BotKey, Replica, TokenDigest};
 use crate::session::{Parameter, Session};
+use crate::view::DrainReport;
 
 /// Who asks, about which bot.
 #[derive(Clone, Debug)]
@@ -90,8 +92,7 @@ impl Caller {
                 text(order.to_pod.clone()),
                 text(otherwise.as_str()),
                 text(order.reason.as_str()),
-                int8(order.drain.map(|drain| i64::try_from(drain.as_millis()).unwrap_or(i64::MAX))),
-                text(order.drain_outcome.clone()),
+                own(order.drain.as_ref().map(drained), Type::JSONB),
             ],
             Call::Gap { epoch, ago } => vec![int8(*epoch), int8(i64::try_from(ago.as_micros()).unwrap_or(i64::MAX))],
             Call::Rotate => {
@@ -134,6 +135,12 @@ pub(crate) const fn name(call: &Call) -> &'static str {
         Call::Rotate => "rotate",
         Call::Depart => "depart",
     }
+}
+
+fn drained(drain: &DrainReport) -> Json<Value> {
+    let DrainReport { took, outcome, unacknowledged, owed } = drain;
+    let ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+    Json(json!({"ms": ms, "outcome": outcome, "unacknowledged": unacknowledged, "owed": owed}))
 }
 
 fn own(value: impl ToSql + Sync + Send + 'static, kind: Type) -> Owned {

@@ -39,6 +39,10 @@ pub struct View {
     pub epoch: i64,
     /// Who holds the lease, as last read.
     pub holder: Option<Holder>,
+    /// From when on nobody leads, as far as this process knows: its own fence while it leads; else the end of the holder's lease
+    /// if no further renewal is seen, dated as for a takeover; else since when the row has been seen free. `None` before the
+    /// first answer.
+    pub leaderless_from: Option<BootInstant>,
     /// The pod that would get the lease if it were handed over now, as last read: it is ready and it may lead.
     pub successor: Option<String>,
     /// Whether PostgreSQL answers.
@@ -174,16 +178,27 @@ pub enum Reason {
 pub struct HandOver {
     /// Why. A handover for [`Reason::PodDeleted`] to another revision is logged as [`Reason::Rollout`].
     pub reason: Reason,
-    /// How long the drain took.
-    pub drain: Option<Duration>,
-    /// How the drain ended, in one word.
-    pub drain_outcome: Option<String>,
+    /// What the drain achieved, if there was one.
+    pub drain: Option<DrainReport>,
     /// When this process's last request for updates ended: from here on nobody polls.
     pub last_poll_ended: Option<BootInstant>,
     /// Only to this pod.
     pub to_pod: Option<String>,
     /// If there is no ready successor: keep the lease instead of releasing it.
     pub only_to_successor: bool,
+}
+
+/// What a drain achieved, as it is in the log of handovers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DrainReport {
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended, in one word.
+    pub outcome: String,
+    /// Updates that the bot had and had not acknowledged: the next leader's bot gets them again.
+    pub unacknowledged: u32,
+    /// Updates that the bot was probably still working on.
+    pub owed: u32,
 }
 
 /// What became of a handover.
@@ -233,6 +248,7 @@ impl Default for View {
             role: Role::Standby,
             epoch: 0,
             holder: None,
+            leaderless_from: None,
             successor: None,
             database: DatabaseState::Connecting,
             settings: None,
@@ -308,7 +324,7 @@ impl fmt::Display for Reason {
 impl HandOver {
     /// A handover for this reason to the best successor, or to nobody.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, drain: None, drain_outcome: None, last_poll_ended: None, to_pod: None, only_to_successor: false }
+        Self { reason, drain: None, last_poll_ended: None, to_pod: None, only_to_successor: false }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use pollux_lease::admin::{Admin, check_agent};
 use pollux_lease::{
-    BootInstant, Database, Error, HandOver, Lease, Look, Observer, ObserverState, Reason, Request, Setting,
+    BootInstant, Database, DrainReport, Error, HandOver, Lease, Look, Observer, ObserverState, Reason, Request, Setting,
 };
 use pollux_postgres::{Options, Server, Stop, Tls};
 use serde_json::json;
@@ -86,7 +86,7 @@ async fn an_agents_role_executes_functions_and_reads_no_table() {
     for refused in [
         "SELECT * FROM pollux.lease",
         "DELETE FROM pollux.handover",
-        "SELECT pollux.let_go(l, '', 0, '') FROM pollux.lease l",
+        "SELECT pollux.let_go(l, '', NULL) FROM pollux.lease l",
         "SELECT pollux.put_setting('c', 'shop', 'echo', 1, NULL, '{}')",
         "SELECT pollux.note('', 1, '', '', 1, true, true, '{}', '{}')",
         "CREATE TABLE pollux.mine (n int)",
@@ -142,8 +142,9 @@ async fn the_observer_sees_leader_candidates_reports_and_handovers() {
     observed(&observer, "b waits", |view| view.candidates.iter().any(|c| c.party.replica.pod == "b" && c.ready)).await;
     a.expect_handover(true);
     observed(&observer, "a drains", |view| view.lease.handover_expected).await;
+    let drain = DrainReport { took: Duration::from_secs(1), outcome: "timed_out".into(), unacknowledged: 3, owed: 2 };
     let order = HandOver {
-        drain: Some(Duration::from_secs(1)),
+        drain: Some(drain.clone()),
         last_poll_ended: Some(BootInstant::now()),
         ..HandOver::new(Reason::PodDeleted)
     };
@@ -153,10 +154,7 @@ async fn the_observer_sees_leader_candidates_reports_and_handovers() {
     let view =
         observed(&observer, "the gap", |view| view.last_handover.as_ref().is_some_and(|h| h.gap.is_some())).await;
     let handover = view.last_handover.unwrap();
-    assert_eq!(
-        (handover.epoch, handover.reason.as_str(), handover.drain),
-        (2, "PodDeleted", Some(Duration::from_secs(1)))
-    );
+    assert_eq!((handover.epoch, handover.reason.as_str(), handover.drain), (2, "PodDeleted", Some(drain)));
     assert_eq!((handover.from.unwrap().replica.pod, handover.to.unwrap().replica.pod), ("a".into(), "b".into()));
     // A part of a gap that came out wrong must not hide the bot's whole row.
     db.client().await.batch_execute("UPDATE pollux.handover SET old_us = -9000, new_us = 5").await.unwrap();
@@ -242,7 +240,7 @@ async fn the_log_of_handovers_is_bounded() {
     leads(&a).await;
     let client = db.client().await;
     client
-        .batch_execute("SELECT pollux.log(l, e * 7, 'Manual', 'free', NULL, NULL, NULL, NULL) FROM pollux.lease l, generate_series(2, 300) e")
+        .batch_execute("SELECT pollux.log(l, e * 7, 'Manual', 'free', NULL, NULL, NULL) FROM pollux.lease l, generate_series(2, 300) e")
         .await
         .unwrap();
     // What comes with each handover, when it is over.

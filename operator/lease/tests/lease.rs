@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pollux_lease::admin::Admin;
 use pollux_lease::{
-    BootInstant, Database, DatabaseState, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest,
+    BootInstant, Database, DatabaseState, DrainReport, Evidence, HandOver, HandedOver, Lease, Reason, Role, TokenDigest,
 };
 use serde_json::json;
 use support::{Db, PATIENCE, TOKEN, TTL, config, leads, ready, see, stands_by, until};
@@ -70,9 +70,9 @@ async fn a_planned_handover_gives_the_lease_and_logs_drain_and_gap() {
     see(&a, "a sees its successor", |view| view.successor.as_deref() == Some("b")).await;
     a.expect_handover(true);
     let last_poll_ended = BootInstant::now();
-    let drain = Some(Duration::from_millis(1200));
-    let order =
-        HandOver { drain, drain_outcome: Some("complete".into()), last_poll_ended: Some(last_poll_ended), ..order() };
+    let drain =
+        DrainReport { took: Duration::from_millis(1200), outcome: "timed_out".into(), unacknowledged: 3, owed: 2 };
+    let order = HandOver { drain: Some(drain), last_poll_ended: Some(last_poll_ended), ..order() };
     let outcome = a.hand_over(order).await;
     assert_eq!(outcome, HandedOver::To { pod: "b".into(), epoch: 2 });
     assert_eq!(a.view().borrow().role, Role::Standby);
@@ -88,13 +88,16 @@ async fn a_planned_handover_gives_the_lease_and_logs_drain_and_gap() {
     .await;
     let row = client
         .query_one(
-            "SELECT reason, evidence, drain_ms, old_us + new_us, drain_outcome FROM pollux.handover WHERE epoch = 2",
+            "SELECT reason, evidence, drain_ms, old_us + new_us, drain_outcome, unacknowledged, owed FROM pollux.handover
+              WHERE epoch = 2",
             &[],
         )
         .await
         .unwrap();
     let (reason, evidence, drain): (String, String, i64) = (row.get(0), row.get(1), row.get(2));
     assert_eq!((reason.as_str(), evidence.as_str(), drain), ("PodDeleted", "handover", 1200));
+    let counts: (String, i32, i32) = (row.get(4), row.get(5), row.get(6));
+    assert_eq!(counts, ("timed_out".to_owned(), 3, 2));
     let gap = Duration::from_micros(u64::try_from(row.get::<_, i64>(3)).unwrap());
     let real = first_poll - last_poll_ended;
     assert!(gap.abs_diff(real) < Duration::from_millis(20), "logged {gap:?}, measured on one clock {real:?}");
@@ -356,7 +359,7 @@ async fn a_handover_waits_for_the_beat_of_a_better_revision() {
                 "UPDATE pollux.candidate SET beat = beat + 1000000,
                         beat_at = clock_timestamp() - CASE pod WHEN 'new' THEN interval '{age_of_new}' ELSE interval '0' END;
                  SELECT pollux.handover(4242, l.server, l.token_digest, l.holder, l.incarnation, l.epoch, l.epoch, 2000, NULL, 'wait',
-                                        'PodDeleted', NULL, NULL) ->> 'done' FROM pollux.lease l;
+                                        'PodDeleted', NULL) ->> 'done' FROM pollux.lease l;
                  SELECT pod FROM pollux.lease"
             );
             let said = client.simple_query(&script).await.unwrap();

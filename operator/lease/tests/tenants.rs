@@ -171,7 +171,7 @@ async fn another_tenants_lease_is_not_freed_in_the_name_of_its_pod() {
 
 #[tokio::test]
 async fn another_tenants_lease_is_not_handed_over() {
-    let order = "SELECT pollux.handover({bot},'a',{known},0,1,5000,NULL,'release','Manual',NULL,NULL)";
+    let order = "SELECT pollux.handover({bot},'a',{known},0,1,5000,NULL,'release','Manual',NULL)";
     Two::new().await.only_the_rightful(order, &lease("holder IS DISTINCT FROM 'a'")).await;
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::bot::Acks;
+use crate::controlled::Controller;
 use crate::world::{PATIENCE, World};
 
 /// A pod ends as the kubelet does it: preStop, SIGTERM to the bot, SIGTERM to the agent.
@@ -208,6 +209,8 @@ async fn a_drain_that_takes_too_long_goes_on_without_the_bot_and_says_what_it_le
     let told = agent.lines("handed over");
     assert_eq!((&told[0]["level"], &told[0]["unacknowledged"]), (&"WARN".into(), &1.into()), "{}", told[0]);
     two.agent.until_leader().await;
+    let drain = Controller::of(&world).await.view().await.last_handover.unwrap().drain.unwrap();
+    assert_eq!((drain.outcome.as_str(), drain.unacknowledged, drain.owed), ("timed_out", 1, 1), "{drain:?}");
     // It is repeated, not lost.
     world.settled().await;
 }

@@ -11,10 +11,7 @@ mod handover;
 mod outage;
 mod secrets;
 mod starting;
-<<<<<<< HEAD
+mod streaming;
 
 /// The agent that is tested.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");
-=======
-mod streaming;
->>>>>>> 906f9a7

@@ -12,6 +12,9 @@ async fn bots_notice_nothing_of_a_database_that_is_away_but_silence() {
     world.load(2 * TTL.as_secs() + 10);
     world.answered(20).await;
 
+    for agent in [&one.agent, &two.agent] {
+        assert_eq!(agent.gauge("pollux_agent_standby_seconds_without_leader").await, 0.0, "somebody leads");
+    }
     world.stop_postgres().await;
     let stopped = Instant::now();
     let health = one.agent.until("standing by", TTL + Duration::from_secs(2), |h| h["role"] == "PASSIVE").await;
@@ -29,6 +32,11 @@ async fn bots_notice_nothing_of_a_database_that_is_away_but_silence() {
             }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for agent in [&one.agent, &two.agent] {
+        let seconds = agent.gauge("pollux_agent_standby_seconds_without_leader").await;
+        // One read the last renewal, the other one's lease ended with its fence: both know of nobody since.
+        assert!(seconds > 5.0 && seconds <= stopped.elapsed().as_secs_f64() + 3.0, "{seconds}");
     }
     world.start_postgres_again().await;
 

@@ -1,8 +1,8 @@
 //! Secrets stay where they are.
 
 use crate::bot::Acks;
-use pollux_pods::in_proc;
 use crate::world::{SECRET, World};
+use pollux_pods::in_proc;
 
 #[tokio::test]
 async fn the_token_and_the_password_are_nowhere_but_in_their_files() {

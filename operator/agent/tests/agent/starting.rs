@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::bot::{Acks, Bot};
 use crate::BINARY;
+use crate::bot::{Acks, Bot};
 use crate::world::{PATIENCE, World, eventually};
 
 #[tokio::test]

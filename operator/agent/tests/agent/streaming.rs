@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::process::Agent;
 use crate::world::World;
+use pollux_pods::Agent;
 
 /// Telegram's own limit for an upload.
 const LENGTH: usize = 50 << 20;

@@ -13,8 +13,8 @@ use pollux_pods::{Agent, Pod, fresh_ip};
 use pollux_postgres::{Server, Stop};
 use tempfile::TempDir;
 
-use crate::bot::{Acks, Bot};
 use crate::BINARY;
+use crate::bot::{Acks, Bot};
 
 /// No test may last longer for a single step.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

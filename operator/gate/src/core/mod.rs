@@ -160,7 +160,7 @@ impl Core {
             token: self.token,
             bot,
             webhook_active: self.webhook_active,
-            foreign_poller: self.trouble.foreign_until().is_some_and(|until| now < until),
+            foreign_conflicts: self.trouble.foreign_conflicts(now),
             leading: self.leading(),
             draining: !matches!(self.phase, Phase::Serving),
             finishing: self.finishing_until.is_some(),

@@ -22,6 +22,8 @@ pub(super) struct Trouble {
     retry_at: Option<BootInstant>,
     failures: u32,
     conflicts: usize,
+    /// Those of the foreign poller that is there now.
+    foreign_conflicts: u32,
     last_conflict: Option<BootInstant>,
     /// The late request of this leadership was seen (R25).
     late_request: bool,
@@ -36,6 +38,7 @@ impl Trouble {
             retry_at: None,
             failures: 0,
             conflicts: 0,
+            foreign_conflicts: 0,
             last_conflict: None,
             late_request: false,
         }
@@ -90,6 +93,7 @@ impl Trouble {
         }
         let seconds = CONFLICT_SECONDS[self.conflicts.min(CONFLICT_SECONDS.len() - 1)];
         self.conflicts += 1;
+        self.foreign_conflicts = self.foreign_conflicts(now).saturating_add(1);
         self.last_conflict = Some(now);
         self.retry_at = Some(now + self.jitter(Duration::from_secs(seconds)));
         false
@@ -97,6 +101,10 @@ impl Trouble {
 
     pub(super) fn foreign_until(&self) -> Option<BootInstant> {
         self.last_conflict.map(|last| last + CONFLICT_FORGOTTEN)
+    }
+
+    pub(super) fn foreign_conflicts(&self, now: BootInstant) -> u32 {
+        if self.foreign_until().is_some_and(|until| now < until) { self.foreign_conflicts } else { 0 }
     }
 
     fn jitter(&mut self, wait: Duration) -> Duration {

@@ -34,6 +34,11 @@ impl Core {
         }
     }
 
+    /// Since when the row of somebody else, or of nobody, has been what it is.
+    pub(super) fn observed_since(&self) -> Option<BootInstant> {
+        self.observed.as_ref().map(|observed| observed.since)
+    }
+
     /// What a candidate would see that measures with a clock which was set.
     #[cfg(test)]
     pub(super) fn age_what_was_observed(&mut self, by: std::time::Duration) {

@@ -303,12 +303,26 @@ impl Core {
             role: self.role(),
             epoch: self.row.as_ref().map_or(0, |row| row.epoch),
             holder,
+            leaderless_from: self.leaderless_from(),
             successor: self.heir.as_ref().map(|heir| heir.pod.clone()),
             database: self.database.clone(),
             settings: self.settings.clone(),
             request: self.request.clone(),
             last_answer: self.last_answer,
             takeover: self.takeover.clone(),
+        }
+    }
+
+    fn leaderless_from(&self) -> Option<BootInstant> {
+        if let Some(lead) = self.lead {
+            return Some(self.effective(lead));
+        }
+        let row = self.row.as_ref()?;
+        match self.observed_since() {
+            Some(since) if row.holder.is_some() => Some(since + row.ttl()),
+            Some(since) => Some(since),
+            // The row still names this process, which stopped at its fence because it was not answered.
+            None => self.last_answer,
         }
     }
 

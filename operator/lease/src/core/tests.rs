@@ -541,6 +541,34 @@ fn a_process_that_ends_releases_and_signs_off() {
     assert_eq!(rig.sent, Some(Call::Depart));
 }
 
+// === what is known of the others ===
+
+#[test]
+fn nobody_leads_from_the_end_of_a_lease_that_is_not_seen_renewed() {
+    let mut rig = Rig::new(false);
+    let from = |rig: &Rig| rig.core.view(rig.now).leaderless_from;
+    assert_eq!(from(&rig), None, "nothing has been read yet");
+    rig.step(Event::Up { wakes: true });
+    rig.answer(true, row(Some("other"), 3, 7));
+    let seen = rig.now;
+    assert_eq!(from(&rig), Some(seen + TTL));
+    rig.watch(&row(Some("other"), 3, 7), secs(4.0));
+    assert_eq!(from(&rig), Some(seen + TTL), "no renewal was seen");
+    rig.watch(&row(Some("other"), 3, 8), secs(2.0));
+    assert!(from(&rig).is_some_and(|from| from > seen + TTL + secs(3.0)));
+    rig.watch(&row(None, 3, 9), secs(2.0));
+    let free = from(&rig).expect("a row was read");
+    assert!(free <= rig.now.saturating_sub(secs(1.0)) && free > seen + secs(5.0), "since it was seen free");
+
+    let mut rig = Rig::leading();
+    assert_eq!(from(&rig), Some(rig.fence()));
+    rig.step(Event::Down { error: "gone".into() });
+    let answered = rig.now;
+    rig.pass(secs(100.0));
+    assert!(!rig.leads());
+    assert_eq!(from(&rig), Some(answered), "a leader that was cut off knows of no other one");
+}
+
 // === the token ===
 
 /// A rotation that waited too long for a lock says nothing about the token; one that is refused for the token is over, and

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{BotView, Candidate, Handover, LeaseRow, Party, Setting};
 use crate::identity::{BotKey, Replica};
-use crate::view::Request;
+use crate::view::{DrainReport, Request};
 
 macro_rules! view_of {
     ($which:literal) => {
@@ -35,6 +35,7 @@ SELECT jsonb_build_object(
     'last_handover', (SELECT jsonb_build_object(
             'epoch', h.epoch, 'at', (extract(epoch FROM h.at) * 1000000)::bigint, 'from', h.from_party, 'to', h.to_party,
             'reason', h.reason, 'evidence', h.evidence, 'drain_ms', h.drain_ms, 'drain_outcome', h.drain_outcome,
+            'unacknowledged', h.unacknowledged, 'owed', h.owed,
             'gap_us', h.old_us + coalesce(h.idle_us, 0) + h.new_us)
         FROM pollux.handover h WHERE h.tenant = l.tenant AND h.bot_id = l.bot_id AND h.server = l.server ORDER BY h.epoch DESC LIMIT 1),
     'setting', (SELECT jsonb_build_object('generation', t.generation, 'eligible', t.eligible, 'json', t.json)
@@ -126,6 +127,8 @@ struct Change {
     evidence: String,
     drain_ms: Option<i64>,
     drain_outcome: Option<String>,
+    unacknowledged: Option<i64>,
+    owed: Option<i64>,
     gap_us: Option<i64>,
 }
 
@@ -193,12 +196,20 @@ impl From<Change> for Handover {
             to: row.to.map(Into::into),
             reason: row.reason,
             evidence: row.evidence,
-            drain: row.drain_ms.map(|ms| Duration::from_millis(ms.try_into().unwrap_or(0))),
-            drain_outcome: row.drain_outcome,
+            drain: row.drain_ms.map(|ms| DrainReport {
+                took: Duration::from_millis(ms.try_into().unwrap_or(0)),
+                outcome: row.drain_outcome.unwrap_or_default(),
+                unacknowledged: count(row.unacknowledged),
+                owed: count(row.owed),
+            }),
             // Measured durations may come out negative (pollux.gap); a log's entry must not make a bot's row unreadable.
             gap: row.gap_us.map(|us| Duration::from_micros(us.try_into().unwrap_or(0))),
         }
     }
+}
+
+fn count(updates: Option<i64>) -> u32 {
+    updates.unwrap_or_default().try_into().unwrap_or(0)
 }
 
 fn time(microseconds: i64) -> Option<Timestamp> {

@@ -393,10 +393,10 @@ fn r25_the_first_conflict_after_a_takeover_is_retried_at_once_and_only_once() {
     world.ends(Outcome::Conflict);
     assert_eq!(world.events.last(), Some(&Event::LateRequest));
     assert!(world.poll.is_some(), "the slot is taken back");
-    assert!(!world.status().foreign_poller);
+    assert_eq!(world.status().foreign_conflicts, 0);
     world.ends(Outcome::Conflict);
     assert_eq!(world.events.last(), Some(&Event::ForeignPoller));
-    assert!(world.poll.is_none() && world.status().foreign_poller);
+    assert!(world.poll.is_none() && world.status().foreign_conflicts == 1);
     world.pass(2300);
     assert!(world.poll.is_none());
     world.pass(1400);
@@ -411,10 +411,22 @@ fn r25_a_conflict_long_after_the_takeover_is_a_foreign_poller_until_ten_minutes_
     world.ask(1, 50);
     world.ends(Outcome::Conflict);
     assert_eq!(world.events.last(), Some(&Event::ForeignPoller));
+    world.pass(50_000);
+    world.ask(2, 50);
+    world.ends(Outcome::Conflict);
+    assert_eq!(world.status().foreign_conflicts, 2);
+    assert_eq!(
+        world.events.iter().filter(|event| **event == Event::ForeignPoller).count(),
+        1,
+        "one event, not one a poll"
+    );
     world.pass(599_999);
-    assert!(world.status().foreign_poller);
+    assert_eq!(world.status().foreign_conflicts, 2);
     world.pass(1);
-    assert!(!world.status().foreign_poller);
+    assert_eq!(world.status().foreign_conflicts, 0);
+    world.ask(3, 50);
+    world.ends(Outcome::Conflict);
+    assert_eq!(world.status().foreign_conflicts, 1, "another one");
 }
 
 #[test]
