@@ -454,7 +454,7 @@ async fn who_says_no_token_cannot_act_either() {
         ),
         format!("expect_handover({here}, {row}.holder, {row}.epoch, true)"),
         format!(
-            "handover({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.epoch, 2000, NULL, 'release', 'Manual', NULL, NULL)"
+            "handover({here}, {row}.holder, {row}.incarnation, {row}.epoch, {row}.epoch, 2000, NULL, 'release', 'Manual', NULL)"
         ),
         format!("gap({here}, {row}.holder, {row}.epoch, 1)"),
         format!("rotate({here}, {row}.holder, 'new')"),
