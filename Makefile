@@ -134,6 +134,22 @@ burden: need-build need-postgres ## What the leases of 100 bots cost the databas
 burden-hour: BURDEN_MINUTES := 60
 burden-hour: burden ## The same for an hour, which shows more of autovacuum and checkpoints
 
+# What libFuzzer needs to see, by the pinned stable compiler: these flags are what cargo-fuzz sets, less the sanitizers.
+FUZZ := $(CARGO_TARGET_DIR)/fuzz
+FUZZ_MINUTES ?= 10
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+.PHONY: fuzz
+fuzz: need-build ## What a bot may send to its gate, FUZZ_MINUTES for each of two targets; what is found stays in the target folder
+	@command -v g++ >/dev/null || $(NEED) "g++=libFuzzer is written in it"
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --release --locked --manifest-path operator/gate/fuzz/Cargo.toml --target-dir $(FUZZ)
+	@for target in arguments path; do \
+	  mkdir -p $(FUZZ)/corpus/$$target; \
+	  $(FUZZ)/$(shell rustc -vV | sed -n 's/^host: //p')/release/$$target -max_total_time=$$(($(FUZZ_MINUTES) * 60)) -max_len=4096 \
+	    -timeout=10 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(FUZZ)/$$target- $(FUZZ)/corpus/$$target operator/gate/fuzz/corpus/$$target; \
+	done
+
 ## === the testbed ===
 
 .PHONY: images cluster cluster-down clean-cache

@@ -27,6 +27,8 @@ use crate::fence;
 use crate::proxy::Outgoing;
 use crate::{get_me, proxy, webhook};
 
+/// The server's own limit for a request's line and headers: a buffer must hold all of it.
+const LARGEST_HEAD: usize = 256 << 10;
 /// Pause after a failure to accept (no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -114,10 +116,11 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
     connection.closed();
 }
 
-/// Without a time-out of its own: the gate is never the side that closes an idle connection (R3).
+/// Without a time-out of its own: the gate is never the side that closes an idle connection (R3). What is read ahead of a
+/// slow peer is bounded, or a few uploads at once would take more memory than the rest of the agent (R23).
 fn protocol() -> http1::Builder {
     let mut protocol = http1::Builder::new();
-    protocol.header_read_timeout(None);
+    protocol.header_read_timeout(None).max_buf_size(LARGEST_HEAD);
     protocol
 }
 

@@ -21,6 +21,8 @@ use crate::answers::{Body, BoxError};
 use crate::{StartError, Token, Upstream};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of each direction of a connection (R23); an answer's headers must fit.
+const BUFFER: usize = 64 << 10;
 /// Shorter than the idle time-out of the proxies before Telegram, so that a pooled connection is hardly ever a dead one.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
@@ -108,7 +110,11 @@ impl Origin {
             .https_or_http()
             .enable_http1()
             .wrap_connector(self.dial(tcp));
-        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(https)
+        Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .http1_max_buf_size(BUFFER)
+            .build(https)
     }
 
     fn dial(&self, tcp: HttpConnector) -> Dial {
