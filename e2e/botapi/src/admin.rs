@@ -5,6 +5,7 @@
 //! | `GET /` | the lanes page |
 //! | `POST /bots {token, username}` | adds a bot (again: no change) |
 //! | `POST /push {token, count, chat, kind}` | puts updates into the queue; answers their ids |
+//! | `POST /clock {advance_seconds}` | moves the server's clock on: expiry, timeouts, retries; the records keep real time |
 //! | `POST /load {token, rate, burst, burst_every, chats, seed, seconds, count}` | starts a load; `DELETE /load?token=` ends it |
 //! | `POST /faults {token, method, kind, count, seconds, lane}` | adds a fault, for good without a count; `DELETE /faults?token=` removes all of them |
 //! | `POST /marks {text, kind, token, before, after}` | a named instant; kind `note`, `planned` or `crash` |
@@ -34,7 +35,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     emulator::Emulator,
-    model::{Error, Fault, Load, Mark, Push},
+    model::{Error, Fault, Load, Mark, Push, secs},
     timeline,
 };
 
@@ -130,6 +131,13 @@ struct Lane {
     pod: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Clock {
+    #[serde(with = "secs")]
+    advance_seconds: Duration,
+}
+
 type Answer = Result<Value, Refused>;
 
 // === impl Admin ===
@@ -145,6 +153,10 @@ impl Admin<'_> {
             "/push" => {
                 let (token, push) = self.for_bot::<Push>()?;
                 return Ok(json!({"ids": e.push(&token, push)?}));
+            }
+            "/clock" => {
+                let clock: Clock = self.whole()?;
+                e.advance(clock.advance_seconds);
             }
             "/load" => {
                 let (token, load) = self.for_bot::<Load>()?;

@@ -1,6 +1,10 @@
 //! One bot as the emulator keeps it: its server, its journal, its faults, and the requests that wait for an answer.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +15,8 @@ use crate::{
     journal::{Journal, LaneNames, Origin},
     methods,
     model::{At, Conflict, Error, Fault, FaultKind, Push},
-    server::{Effect, GetUpdates, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+    server::{Effect, GetUpdates, KeptOut, Key, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+    updates,
 };
 
 /// Whether the sender of a request is still there to read its answer.
@@ -57,6 +62,8 @@ pub(crate) struct Bot {
     logged_out: bool,
     faults: Vec<Fault>,
     hanging: CancellationToken,
+    /// How far the server's clock was moved. The journal's was not: the verdict is about real time.
+    shift: Duration,
     waiting: HashMap<RequestId, Waiting>,
 }
 
@@ -79,6 +86,7 @@ impl Bot {
             logged_out: false,
             faults: Vec::new(),
             hanging: CancellationToken::new(),
+            shift: Duration::ZERO,
             waiting: HashMap::new(),
         })
     }
@@ -93,15 +101,36 @@ impl Bot {
         let mut ids = Vec::new();
         for _ in 0..push.count {
             let message_id = self.next_message_id();
-            let json = |id| methods::update(id, message_id, date, push.chat, push.kind).to_string();
-            if let Some(id) = self.server.push(now, push.kind, json) {
-                self.journal.pushed(now, id, push.chat);
-                ids.push(id);
-            } else {
-                self.journal.keep_out();
+            let json = |id| updates::update(id, message_id, date, &push).to_string();
+            match self.server.push(now + self.shift, Key { kind: push.kind, chat: push.chat }, json) {
+                Ok(id) => {
+                    self.journal.pushed(now, id, push.chat);
+                    ids.push(id);
+                }
+                Err(why) => self.journal.keep_out(why == KeptOut::NoRoom),
             }
         }
         ids
+    }
+
+    // === the clock ===
+
+    /// Moves the server's clock on. What has become too old is deleted.
+    pub(crate) fn advance(&mut self, now: At, by: Duration) {
+        self.shift += by;
+        let effects = self.server.expire(now + self.shift);
+        self.apply(now, effects, None);
+    }
+
+    /// What the server's clock says.
+    pub(crate) fn unix_time(&self) -> i64 {
+        let now = SystemTime::now() + self.shift;
+        now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    }
+
+    /// When `tick` is due, on the clock that was not moved.
+    pub(crate) fn deadline(&self) -> Option<At> {
+        self.server.deadline().map(|at| at.saturating_sub(self.shift))
     }
 
     // === faults ===
@@ -198,7 +227,7 @@ impl Bot {
             self.finish(request, Answer::error(400, "Logged out"));
             return answered;
         }
-        let effects = self.server.get_updates(now, request, &args);
+        let effects = self.server.get_updates(now + self.shift, request, &args);
         self.apply(now, effects, None);
         answered
     }
@@ -211,7 +240,7 @@ impl Bot {
             "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &call),
             "close" | "logout" => {
                 self.logged_out = method == "logout";
-                let effects = self.server.close(now, call.request, self.logged_out);
+                let effects = self.server.close(now + self.shift, call.request, self.logged_out);
                 self.apply(now, effects, Some(&call));
                 Answer::ok(&true.into())
             }
@@ -231,7 +260,7 @@ impl Bot {
             drop_pending_updates: call.args.boolean("drop_pending_updates"),
             allowed_updates: optional(&call.args, "allowed_updates"),
         };
-        let (answer, effects) = self.server.set_webhook(now, call.request, &args);
+        let (answer, effects) = self.server.set_webhook(now + self.shift, call.request, &args);
         self.apply(now, effects, Some(call));
         match answer {
             WebhookAnswer::Ok(text) => Answer::ok_described(text),
@@ -243,7 +272,7 @@ impl Bot {
     // === effects ===
 
     pub(crate) fn tick(&mut self, now: At) -> bool {
-        let effects = self.server.tick(now);
+        let effects = self.server.tick(now + self.shift);
         let some = !effects.is_empty();
         self.apply(now, effects, None);
         some

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -32,6 +32,10 @@ use crate::{
     tls,
     verdict::Case,
 };
+
+const MAX_TEXT: u32 = 1 << 20;
+/// The clock goes no further: dates stay dates.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A running emulator. Clones are handles to the same one; it stops with [`Emulator::shutdown`] or with its runtime.
 #[derive(Clone)]
@@ -59,6 +63,8 @@ pub(crate) struct State {
     pub(crate) bots: BTreeMap<String, Bot>,
     pub(crate) lanes: LaneNames,
     pub(crate) marks: Vec<(At, Mark)>,
+    /// How far the server's clock was moved.
+    shift: Duration,
 }
 
 // === impl Emulator ===
@@ -130,8 +136,9 @@ impl Emulator {
     /// # Errors
     /// [`Error::Token`]: it is not of the form `<digits>:<secret>`.
     pub fn add_bot(&self, token: &str, username: &str) -> Result<(), Error> {
-        let bot = Bot::new(token, username)?;
+        let mut bot = Bot::new(token, username)?;
         self.change(|state| {
+            bot.advance(self.now(), state.shift);
             state.bots.entry(token.to_owned()).or_insert(bot);
         });
         Ok(())
@@ -142,7 +149,21 @@ impl Emulator {
     /// # Errors
     /// [`Error::UnknownBot`].
     pub fn push(&self, token: &str, push: Push) -> Result<Vec<i32>, Error> {
-        self.change_bot(token, |bot, now| bot.push(now, unix_time(), push))
+        if push.bytes > MAX_TEXT {
+            return Err(Error::Value("bytes: 1048576 at most".to_owned()));
+        }
+        self.change_bot(token, |bot, now| bot.push(now, bot.unix_time(), push))
+    }
+
+    /// Moves the server's clock on: timeouts, conflicts that wait, lifetimes of updates, retries of webhooks. Records, load and the delays of
+    /// faults keep real time. Updates whose time is over are deleted at once.
+    pub fn advance(&self, by: Duration) {
+        self.change(|state| {
+            let by = by.min(CENTURY.saturating_sub(state.shift));
+            state.shift += by;
+            let now = self.now();
+            state.bots.values_mut().for_each(|bot| bot.advance(now, by));
+        });
     }
 
     /// Starts a load on a bot, in place of the one that runs.
@@ -325,7 +346,7 @@ impl Emulator {
         let polls = bot.journal.polls(&state.lanes);
         let updates = bot.journal.updates(&state.lanes);
         let (username, bot_id) = (bot.username.clone(), bot.id);
-        let (stray, refused) = (bot.journal.stray(), bot.journal.refused());
+        let (stray, refused, dropped) = (bot.journal.stray(), bot.journal.refused(), bot.journal.dropped());
         let marks = state.marks_of(token);
         drop(state);
         let case = Case {
@@ -335,6 +356,7 @@ impl Emulator {
             updates: &updates,
             stray,
             refused,
+            dropped,
             marks: &marks,
             window,
             now,
@@ -406,7 +428,7 @@ impl Emulator {
         };
         let method = if target.method.is_empty() { args.get("method").to_owned() } else { target.method.clone() };
         let call = Call { request, origin: sender.origin(), sender: sender.clone(), method, args };
-        let reaction = bot.call(now, unix_time(), &state.lanes, call);
+        let reaction = bot.call(now, bot.unix_time(), &state.lanes, call);
         self.notify();
         (request, Ok(reaction))
     }
@@ -456,7 +478,7 @@ impl Emulator {
             let (ticked, next) = {
                 let mut state = self.state();
                 let ticked = state.bots.values_mut().fold(false, |any, bot| bot.tick(now) | any);
-                (ticked, state.bots.values().filter_map(|bot| bot.server.deadline()).min())
+                (ticked, state.bots.values().filter_map(Bot::deadline).min())
             };
             if ticked {
                 self.0.changed.send_modify(|n| *n += 1);
@@ -489,8 +511,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         address.set_ip(IpAddr::from([127, 0, 0, 1]));
     }
     address
-}
-
-fn unix_time() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

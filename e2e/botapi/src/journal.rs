@@ -91,6 +91,7 @@ pub(crate) struct Journal {
     request_of: HashMap<RequestId, usize>,
     stray: u64,
     refused: u64,
+    dropped: u64,
     /// Updates that are not both removed and answered.
     unsettled: HashSet<i32>,
     /// When an update last moved.
@@ -112,8 +113,9 @@ impl Journal {
     }
 
     /// The bot's allowed_updates, or a full queue, kept an update out.
-    pub(crate) fn keep_out(&mut self) {
+    pub(crate) fn keep_out(&mut self, no_room: bool) {
         self.refused += 1;
+        self.dropped += u64::from(no_room);
     }
 
     pub(crate) fn poll(&mut self, now: At, request: RequestId, origin: Origin, args: &GetUpdates, open_polls: u32) {
@@ -247,6 +249,10 @@ impl Journal {
 
     pub(crate) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(crate) fn moved(&self) -> At {

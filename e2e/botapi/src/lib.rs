@@ -33,6 +33,7 @@ mod model;
 mod server;
 mod timeline;
 mod tls;
+mod updates;
 mod verdict;
 
 pub use emulator::Emulator;

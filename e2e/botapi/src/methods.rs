@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::{
     answer::Answer,
     bot::{Bot, Call},
-    model::{At, Kind},
+    model::At,
+    updates::message,
 };
 
 /// Answered with `true`: calls of a bot's start and of its handlers that change nothing here.
@@ -84,33 +85,4 @@ fn webhook_info(bot: &Bot) -> Value {
         info["allowed_updates"] = json!(allowed);
     }
     info
-}
-
-/// An update as it is delivered; its text is `#<update_id>`.
-pub(crate) fn update(id: i32, message_id: i64, date: i64, chat: i64, kind: Kind) -> Value {
-    let from = json!({"id": chat.abs(), "is_bot": false, "first_name": format!("User {chat}"), "language_code": "en"});
-    let text = format!("#{id}");
-    let content = match kind {
-        Kind::Message => message(message_id, date, &from, chat, &text),
-        Kind::CallbackQuery => json!({
-            "id": id.to_string(),
-            "from": from,
-            "chat_instance": chat.to_string(),
-            "message": message(message_id, date, &from, chat, "a keyboard"),
-            "data": text,
-        }),
-        Kind::InlineQuery => {
-            json!({"id": id.to_string(), "from": from, "query": text, "offset": ""})
-        }
-    };
-    json!({"update_id": id, kind.name(): content})
-}
-
-fn message(id: i64, date: i64, from: &Value, chat: i64, text: &str) -> Value {
-    let chat = if chat > 0 {
-        json!({"id": chat, "first_name": format!("User {chat}"), "type": "private"})
-    } else {
-        json!({"id": chat, "title": format!("Group {chat}"), "type": "supergroup"})
-    };
-    json!({"message_id": id, "from": from, "chat": chat, "date": date, "text": text})
 }

@@ -33,6 +33,7 @@ pub(crate) struct Case<'a> {
     pub(crate) updates: &'a [UpdateRecord],
     pub(crate) stray: u64,
     pub(crate) refused: u64,
+    pub(crate) dropped: u64,
     /// Those of this bot, in order of time.
     pub(crate) marks: &'a [(At, Mark)],
     /// Half width of the window around a handover.
@@ -74,6 +75,7 @@ impl Case<'_> {
             in_progress: 0,
             stray: self.stray,
             refused: self.refused,
+            dropped: self.dropped,
             conflicts: Conflicts::default(),
             late: late.len() as u64,
             open_polls_max: 0,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, secs};
+use super::{Error, Kind, secs};
 
 /// How an emulator is started. The default is what tests want: plain HTTP on ephemeral ports of loopback.
 #[derive(Clone, Debug)]
@@ -33,19 +33,6 @@ impl Default for Options {
     }
 }
 
-/// The type of an update; it decides how long Telegram keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A text message; kept for a day.
-    #[default]
-    Message,
-    /// A pressed button; kept for 150 s.
-    CallbackQuery,
-    /// Typing `@bot …`; kept for 30 s.
-    InlineQuery,
-}
-
 /// Updates to be put into a bot's queue. The text of each is `#<update_id>`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -56,11 +43,13 @@ pub struct Push {
     pub chat: i64,
     /// Of which type.
     pub kind: Kind,
+    /// The text is made at least this long (1 MiB at most): for what is about sizes.
+    pub bytes: u32,
 }
 
 impl Default for Push {
     fn default() -> Self {
-        Self { count: 1, chat: 1001, kind: Kind::Message }
+        Self { count: 1, chat: 1001, kind: Kind::Message, bytes: 0 }
     }
 }
 

@@ -27,7 +27,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::model::{At, Conflict, Kind, Removal};
 pub(crate) use queue::Event;
-use queue::{Got, Queue};
+use queue::{Got, Queue, QueueKey};
 
 pub(crate) type RequestId = u64;
 
@@ -68,6 +68,22 @@ pub(crate) enum WebhookAnswer {
     RetryAfter(u64),
 }
 
+/// Of what type an update is, and whose: a webhook gets those of one key one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) kind: Kind,
+    pub(crate) chat: i64,
+}
+
+/// Why an update did not come into the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeptOut {
+    /// `allowed_updates`.
+    Unwanted,
+    /// The queue is full, or the update too big.
+    NoRoom,
+}
+
 /// What the machine wants done.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -105,8 +121,8 @@ pub(crate) struct Server {
     webhook_url: String,
     webhook_secret: String,
     next_set_webhook: At,
-    /// None: the default set, which has all kinds that exist here.
-    allowed: Option<Vec<String>>,
+    /// None: the default set.
+    allowed: Option<Vec<Kind>>,
 }
 
 // === impl Server ===
@@ -135,8 +151,9 @@ impl Server {
         &self.webhook_url
     }
 
-    pub(crate) fn allowed_updates(&self) -> Option<&[String]> {
-        self.allowed.as_deref()
+    /// None: the default set.
+    pub(crate) fn allowed_updates(&self) -> Option<Vec<&'static str>> {
+        self.allowed.as_ref().map(|kinds| kinds.iter().map(|k| k.name()).collect())
     }
 
     /// The poll that holds the slot.
@@ -144,13 +161,13 @@ impl Server {
         self.pending.as_ref().map(|p| p.request)
     }
 
-    /// Puts an update into the queue and returns its id; none: the bot does not want this kind, or there is no room.
-    pub(crate) fn push(&mut self, now: At, kind: Kind, json: impl FnOnce(i32) -> String) -> Option<i32> {
-        let wanted = self.allowed.as_ref().is_none_or(|names| names.iter().any(|n| n == kind.name()));
-        if !wanted {
-            return None;
+    /// Puts an update into the queue and returns its id.
+    pub(crate) fn push(&mut self, now: At, key: Key, json: impl FnOnce(i32) -> String) -> Result<i32, KeptOut> {
+        let kind = key.kind;
+        if !self.allowed.as_ref().map_or(kind.by_default(), |kinds| kinds.contains(&kind)) {
+            return Err(KeptOut::Unwanted);
         }
-        let id = self.queue.push(now + kind.lifetime(), json)?;
+        let id = self.queue.push(now + kind.lifetime(), key.of(), json).ok_or(KeptOut::NoRoom)?;
         if let Some(pending) = &mut self.pending {
             if !pending.woken {
                 pending.woken = true;
@@ -158,7 +175,14 @@ impl Server {
             }
             pending.alarm = pending.deadline.min(now + WAIT_AFTER_UPDATE);
         }
-        Some(id)
+        Ok(id)
+    }
+
+    /// Deletes what is too old. The server does it every now and then; here it happens when the clock is moved.
+    pub(crate) fn expire(&mut self, now: At) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        removed(&mut effects, self.queue.expire(now), Removal::Expired, 0);
+        effects
     }
 
     /// A getUpdates request.
@@ -309,7 +333,9 @@ impl Server {
             return;
         };
         let names: Vec<String> = names.iter().map(|n| n.to_lowercase()).collect();
-        self.allowed = (!names.is_empty()).then_some(names);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|k| names.iter().any(|n| n == k.name())).collect();
+        let default = kinds.is_empty() || Kind::ALL.iter().all(|k| k.by_default() == kinds.contains(k));
+        self.allowed = (!default).then_some(kinds);
     }
 }
 
@@ -333,25 +359,11 @@ fn cut(events: Vec<Event>) -> Vec<Event> {
     events.into_iter().take(fits).collect()
 }
 
-// === impl Kind ===
+// === impl Key ===
 
-impl Kind {
-    /// Its name in `allowed_updates` and in an update.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Message => "message",
-            Self::CallbackQuery => "callback_query",
-            Self::InlineQuery => "inline_query",
-        }
-    }
-
-    /// How long the server keeps it.
-    pub fn lifetime(self) -> Duration {
-        match self {
-            Self::Message => Duration::from_secs(86_400),
-            Self::CallbackQuery => Duration::from_secs(150),
-            Self::InlineQuery => Duration::from_secs(30),
-        }
+impl Key {
+    fn of(self) -> QueueKey {
+        (self.chat, self.kind.lane())
     }
 }
 
