@@ -13,6 +13,8 @@
 //! | `GET /verdict`, `GET /verdict?token=` | the verdict; `window=` is the half width in seconds around a handover (5) |
 //! | `GET /settled?timeout=30`, `…&token=`, `…&quiet=` | waits until all updates are confirmed and answered |
 //! | `GET /ledger?token=`, `GET /polls?token=`, `GET /requests?token=` | the records |
+//! | `GET /connections?token=` | every connection: its peer, its requests, who ended it and how; without `token`: all |
+//! | `DELETE /records?keep=60`, `…&token=` | forgets what was over that many seconds ago (0); see `Emulator::forget` for what stays |
 //! | `GET /timeline?minutes=5` | what the page shows |
 //! | `GET /healthz` | `ok` |
 //!
@@ -180,6 +182,10 @@ impl Admin<'_> {
     }
 
     fn delete(&self, path: &str) -> Answer {
+        if path == "/records" {
+            let keep = self.seconds("keep")?.unwrap_or_default();
+            return Ok(json!({"forgotten": self.emulator.forget(self.argument("token"), keep)?}));
+        }
         let token = self.token()?;
         match path {
             "/load" => self.emulator.stop_load(&token)?,
@@ -206,6 +212,7 @@ impl Admin<'_> {
             "/ledger" => value(&e.ledger(&self.token()?)?),
             "/polls" => value(&e.polls(&self.token()?)?),
             "/requests" => value(&e.requests(&self.token()?)?),
+            "/connections" => value(&e.connections(self.argument("token"))?),
             "/timeline" => {
                 let minutes = self.number("minutes")?.unwrap_or(DEFAULT_MINUTES);
                 value(&timeline::timeline(e, Duration::try_from_secs_f64(minutes * 60.0).map_err(bad)?))

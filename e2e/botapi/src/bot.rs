@@ -22,6 +22,9 @@ use crate::{
 /// Whether the sender of a request is still there to read its answer.
 pub(crate) trait Sender: Send + Sync {
     fn alive(&self) -> bool;
+
+    /// It was answered when it had gone.
+    fn unheard(&self, request: RequestId, status: u16);
 }
 
 /// One request and who sent it.
@@ -313,8 +316,11 @@ impl Bot {
 
     fn finish(&mut self, request: RequestId, answer: Answer) {
         if let Some(waiting) = self.waiting.remove(&request) {
-            // A sender that has gone was recorded; its answer is written to nobody.
-            let _ = waiting.answer.send(answer);
+            let status = answer.status;
+            // The handler of a connection that was closed is gone: the answer is written to nobody.
+            if waiting.answer.send(answer).is_err() {
+                waiting.sender.unheard(request, status);
+            }
         }
     }
 
@@ -379,6 +385,8 @@ mod tests {
         fn alive(&self) -> bool {
             !self.0.load(Ordering::Relaxed)
         }
+
+        fn unheard(&self, _: RequestId, _: u16) {}
     }
 
     struct Bench {

@@ -22,11 +22,13 @@ use crate::{
     admin,
     args::{Args, Target},
     bot::{Bot, Call, Reaction, bot_id},
+    connections::Connections,
     http,
     journal::LaneNames,
     load::Schedule,
     model::{
-        At, BotVerdict, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord, Settled, Verdict,
+        At, BotVerdict, ConnectionRecord, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord,
+        Settled, Verdict,
     },
     server::RequestId,
     tls,
@@ -53,6 +55,7 @@ struct Inner {
     timer: Notify,
     requests: AtomicU64,
     connections: AtomicU64,
+    log: Arc<Connections>,
     stop: CancellationToken,
 }
 
@@ -78,8 +81,9 @@ impl Emulator {
         let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
         let api = TcpListener::bind(options.listen).await?;
         let admin = TcpListener::bind(options.admin).await?;
+        let started = Instant::now();
         let emulator = Self(Arc::new(Inner {
-            started: Instant::now(),
+            started,
             address: api.local_addr()?,
             admin_address: admin.local_addr()?,
             tls,
@@ -88,6 +92,7 @@ impl Emulator {
             timer: Notify::new(),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            log: Arc::new(Connections::new(started)),
             stop: CancellationToken::new(),
         }));
         emulator.spawn(http::listen(emulator.clone(), api, None));
@@ -347,6 +352,7 @@ impl Emulator {
         let updates = bot.journal.updates(&state.lanes);
         let (username, bot_id) = (bot.username.clone(), bot.id);
         let (stray, refused, dropped) = (bot.journal.stray(), bot.journal.refused(), bot.journal.dropped());
+        let forgotten = bot.journal.forgotten();
         let marks = state.marks_of(token);
         drop(state);
         let case = Case {
@@ -357,6 +363,7 @@ impl Emulator {
             stray,
             refused,
             dropped,
+            forgotten,
             marks: &marks,
             window,
             now,
@@ -392,6 +399,37 @@ impl Emulator {
         self.read_bot(token, |bot, lanes| bot.journal.requests(lanes))
     }
 
+    /// Every connection over which something for this bot came (without a token: every connection), in the order of opening.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBot`].
+    pub fn connections(&self, token: Option<&str>) -> Result<Vec<ConnectionRecord>, Error> {
+        let state = self.state();
+        if token.is_some_and(|token| !state.bots.contains_key(token)) {
+            return Err(Error::UnknownBot);
+        }
+        Ok(self.0.log.of(token, &state.lanes))
+    }
+
+    /// Forgets the records of what was over more than `keep` ago, so that a run of hours does not grow without bound; returns how many.
+    ///
+    /// Updates that were lost, or answered twice, are never forgotten; those that were answered once stay in the verdict's sums, and a
+    /// second answer to one of them is still a dup. Polls and what is made from them (conflicts, handovers, silence) are forgotten:
+    /// take the verdict before.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBot`].
+    pub fn forget(&self, token: Option<&str>, keep: Duration) -> Result<usize, Error> {
+        let cut = self.now().saturating_sub(keep);
+        let mut state = self.state();
+        if token.is_some_and(|token| !state.bots.contains_key(token)) {
+            return Err(Error::UnknownBot);
+        }
+        let bots = state.bots.iter_mut().filter(|(t, _)| token.is_none_or(|token| token == *t));
+        let forgotten: usize = bots.map(|(_, bot)| bot.journal.forget(cut)).sum();
+        Ok(forgotten + if token.is_none() { self.0.log.forget(cut) } else { 0 })
+    }
+
     /// Stops: closes the ports and every connection.
     pub fn shutdown(&self) {
         self.0.stop.cancel();
@@ -405,6 +443,10 @@ impl Emulator {
 
     pub(crate) fn tls(&self) -> Option<&TlsAcceptor> {
         self.0.tls.as_ref()
+    }
+
+    pub(crate) fn connections_log(&self) -> &Arc<Connections> {
+        &self.0.log
     }
 
     pub(crate) fn next_connection(&self) -> u64 {

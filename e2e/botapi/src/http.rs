@@ -5,9 +5,9 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -31,9 +31,10 @@ use crate::{
     answer::Answer,
     args::{Args, target},
     bot::{Reaction, Sender},
+    connections::Connections,
     emulator::Emulator,
     journal::Origin,
-    model::Error,
+    model::{ConnectionEnd, Error},
     server::RequestId,
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct Connection {
     /// Owned by the connection's task: who waits for an answer must not keep the socket open.
     stream: Weak<TcpStream>,
     tls: bool,
+    log: Arc<Connections>,
+    end: OnceLock<ConnectionEnd>,
 }
 
 /// The handler gives up: hyper closes the connection.
@@ -59,9 +62,9 @@ pub(crate) async fn listen(emulator: Emulator, listener: TcpListener, lane: Opti
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // An IPv4 peer of a dual-stack port is that IPv4 address to everybody else.
-                let ip = peer.ip().to_canonical();
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let stop = emulator.stopped().clone();
-                let task = serve(emulator.clone(), stream, ip, lane.clone());
+                let task = serve(emulator.clone(), stream, peer, lane.clone());
                 tokio::spawn(async move { stop.run_until_cancelled(task).await });
             }
             Err(error) => {
@@ -72,30 +75,33 @@ pub(crate) async fn listen(emulator: Emulator, listener: TcpListener, lane: Opti
     }
 }
 
-async fn serve(emulator: Emulator, stream: TcpStream, ip: IpAddr, lane: Option<Arc<str>>) {
+async fn serve(emulator: Emulator, stream: TcpStream, peer: SocketAddr, lane: Option<Arc<str>>) {
     let _ = stream.set_nodelay(true);
     let stream = Arc::new(stream);
     let tls = emulator.tls().cloned();
     let connection = Arc::new(Connection {
         id: emulator.next_connection(),
-        ip,
+        ip: peer.ip(),
         lane,
         stream: Arc::downgrade(&stream),
         tls: tls.is_some(),
+        log: emulator.connections_log().clone(),
+        end: OnceLock::new(),
     });
+    connection.log.opened(connection.origin(), peer);
+    let socket = Socket(stream, connection.clone());
     let result = match tls {
-        None => serve_http(emulator, connection, Socket(stream)).await,
-        Some(tls) => match tls.accept(Socket(stream)).await {
-            Ok(stream) => serve_http(emulator, connection, stream).await,
-            Err(error) => {
-                tracing::debug!(%ip, %error, "TLS handshake");
-                return;
-            }
+        None => serve_http(emulator, connection.clone(), socket).await.map_err(io::Error::other),
+        Some(tls) => match tls.accept(socket).await {
+            Ok(stream) => serve_http(emulator, connection.clone(), stream).await.map_err(io::Error::other),
+            Err(error) => Err(error),
         },
     };
     if let Err(error) = result {
-        tracing::debug!(%ip, %error, "connection");
+        tracing::debug!(%peer, %error, "connection");
     }
+    let end = *connection.end.get_or_init(|| ConnectionEnd::ServerFin);
+    connection.log.closed(connection.id, end);
 }
 
 async fn serve_http<S>(emulator: Emulator, connection: Arc<Connection>, stream: S) -> Result<(), hyper::Error>
@@ -135,10 +141,13 @@ async fn handle(
         Ok(reaction) => reaction,
         Err(error) => return Ok(response(unauthorized(&error, &target.method))),
     };
+    connection.log.request(connection.id, &target.token, id, &target.method);
     let mut watch = Watch { emulator, token: target.token, request: id, answered: false };
     let answer = react(reaction).await;
     watch.answered = true;
-    answer.map(response).ok_or_else(|| connection.reset())
+    let answer = answer.ok_or_else(|| connection.reset())?;
+    connection.log.answered(connection.id, id, answer.status, !connection.alive());
+    Ok(response(answer))
 }
 
 fn unauthorized(error: &Error, method: &str) -> Answer {
@@ -215,6 +224,7 @@ impl Connection {
 
     /// From now on closing it is a reset.
     fn reset(&self) -> Reset {
+        let _ = self.end.set(ConnectionEnd::ServerReset);
         if let Some(stream) = self.stream.upgrade() {
             let _ = set_socket_linger(&*stream, Some(Duration::ZERO));
         }
@@ -223,6 +233,10 @@ impl Connection {
 }
 
 impl Sender for Connection {
+    fn unheard(&self, request: RequestId, status: u16) {
+        self.log.answered(self.id, request, status, true);
+    }
+
     /// Asks the kernel: the connection's task may not yet have been told of a FIN or a reset that is here already.
     fn alive(&self) -> bool {
         let Some(stream) = self.stream.upgrade() else {
@@ -243,7 +257,18 @@ fn closes_tls(record: [u8; 5]) -> bool {
 }
 
 /// A stream that can be asked for its state while hyper owns it.
-struct Socket(Arc<TcpStream>);
+struct Socket(Arc<TcpStream>, Arc<Connection>);
+
+// === impl Socket ===
+
+impl Socket {
+    /// Notes who ended the connection; the first sign counts.
+    fn ended(&self, error: Option<&io::Error>) {
+        let reset = |e: &io::Error| matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        let end = if error.is_some_and(reset) { ConnectionEnd::ClientReset } else { ConnectionEnd::ClientFin };
+        let _ = self.1.end.set(end);
+    }
+}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -251,11 +276,17 @@ impl AsyncRead for Socket {
             ready!(self.0.poll_read_ready(cx))?;
             match self.0.try_read(buf.initialize_unfilled()) {
                 Ok(n) => {
+                    if n == 0 {
+                        self.ended(None);
+                    }
                     buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    self.ended(Some(&error));
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }
@@ -267,7 +298,11 @@ impl AsyncWrite for Socket {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.try_write(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                Err(error) => {
+                    self.ended(Some(&error));
+                    return Poll::Ready(Err(error));
+                }
+                Ok(n) => return Poll::Ready(Ok(n)),
             }
         }
     }
@@ -277,6 +312,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = self.1.end.set(ConnectionEnd::ServerFin);
         match shutdown(&*self.0, Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
@@ -295,7 +331,9 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
         let stream = Arc::new(listener.accept().await.expect("a client").0);
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let connection = Connection { id: 1, ip, lane: None, stream: Arc::downgrade(&stream), tls };
+        let log = Arc::new(Connections::new(std::time::Instant::now()));
+        let (stream_of, end) = (Arc::downgrade(&stream), OnceLock::new());
+        let connection = Connection { id: 1, ip, lane: None, stream: stream_of, tls, log, end };
         (client, stream, connection)
     }
 

@@ -24,6 +24,7 @@ mod admin;
 mod answer;
 mod args;
 mod bot;
+mod connections;
 mod emulator;
 mod http;
 mod journal;
