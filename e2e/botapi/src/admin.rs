@@ -6,6 +6,7 @@
 //! | `POST /bots {token, username}` | adds a bot (again: no change) |
 //! | `POST /push {token, count, chat, kind}` | puts updates into the queue; answers their ids |
 //! | `POST /clock {advance_seconds}` | moves the server's clock on: expiry, timeouts, retries; the records keep real time |
+//! | `POST /files?token=&name=` | the body becomes a file of the bot; answers its `file_id` |
 //! | `POST /load {token, rate, burst, burst_every, chats, seed, seconds, count}` | starts a load; `DELETE /load?token=` ends it |
 //! | `POST /faults {token, method, kind, count, seconds, lane}` | adds a fault, for good without a count; `DELETE /faults?token=` removes all of them |
 //! | `POST /marks {text, kind, token, before, after}` | a named instant; kind `note`, `planned` or `crash` |
@@ -42,7 +43,8 @@ use crate::{
 };
 
 const PAGE: &str = include_str!("page.html");
-const MAX_BODY: usize = 1 << 20;
+/// A file of 20 MiB, or any command.
+const MAX_BODY: usize = 21 << 20;
 const DEFAULT_WINDOW: Duration = Duration::from_secs(5);
 const DEFAULT_SETTLED: Duration = Duration::from_secs(30);
 const DEFAULT_MINUTES: f64 = 3.0;
@@ -155,6 +157,10 @@ impl Admin<'_> {
             "/push" => {
                 let (token, push) = self.for_bot::<Push>()?;
                 return Ok(json!({"ids": e.push(&token, push)?}));
+            }
+            "/files" => {
+                let name = self.argument("name").unwrap_or("file.bin");
+                return Ok(json!({"file_id": e.add_file(&self.token()?, name, self.body.clone())?}));
             }
             "/clock" => {
                 let clock: Clock = self.whole()?;

@@ -6,12 +6,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, Answer},
     args::Args,
+    files::Files,
     journal::{Journal, LaneNames, Origin},
     methods,
     model::{At, Conflict, Error, Fault, FaultKind, Push},
@@ -67,9 +69,14 @@ pub(crate) struct Bot {
     hanging: CancellationToken,
     /// How far the server's clock was moved. The journal's was not: the verdict is about real time.
     shift: Duration,
+    pub(crate) files: Files,
+    /// What setMyCommands set, by scope and language.
+    pub(crate) commands: HashMap<String, Value>,
     waiting: HashMap<RequestId, Waiting>,
 }
 
+/// The name of downloads among methods: for the log, and for faults.
+pub(crate) const DOWNLOAD: &str = "file";
 const DEFAULT_FAULT_SECONDS: Duration = Duration::from_secs(5);
 
 // === impl Bot ===
@@ -90,6 +97,8 @@ impl Bot {
             faults: Vec::new(),
             hanging: CancellationToken::new(),
             shift: Duration::ZERO,
+            files: Files::default(),
+            commands: HashMap::new(),
             waiting: HashMap::new(),
         })
     }
@@ -235,7 +244,7 @@ impl Bot {
         answered
     }
 
-    fn answer(&mut self, now: At, date: i64, method: &str, call: Call) -> Answer {
+    fn answer(&mut self, now: At, date: i64, method: &str, mut call: Call) -> Answer {
         if self.logged_out {
             return Answer::error(400, "Logged out");
         }
@@ -248,7 +257,11 @@ impl Bot {
                 Answer::ok(&true.into())
             }
             "sendmessage" => methods::send_message(self, now, date, &call),
-            _ => methods::other(self, method),
+            DOWNLOAD => {
+                let content = self.files.content(call.args.get("file_path"));
+                content.map_or_else(|| Answer::error(404, "Not Found"), Answer::file)
+            }
+            _ => methods::other(self, date, method, &mut call.args),
         }
     }
 
@@ -372,8 +385,6 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::model::PollEnd;
 
@@ -403,7 +414,7 @@ mod tests {
             self.requests += 1;
             let origin = Origin { ip: IpAddr::from([127, 0, 0, 1]), port_lane: None, connection: 1 };
             let query = format!("timeout=30&offset={offset}");
-            let args = Args::read(Some(&query), "", Bytes::new()).await;
+            let args = Args::read(Some(&query), "", None).await.expect("small");
             let method = "getUpdates".to_owned();
             let call = Call { request: self.requests, origin, sender: client.clone(), method, args };
             self.bot.call(Duration::from_secs(at), 0, &LaneNames::default(), call)

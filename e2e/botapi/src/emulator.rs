@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     args::{Args, Target},
+    body::{MAX_DOWNLOAD, Upload},
     bot::{Bot, Call, Reaction, bot_id},
     connections::Connections,
     http,
@@ -158,6 +160,18 @@ impl Emulator {
             return Err(Error::Value("bytes: 1048576 at most".to_owned()));
         }
         self.change_bot(token, |bot, now| bot.push(now, bot.unix_time(), push))
+    }
+
+    /// Gives a bot a file, as if a user had sent it, and returns its `file_id`. Of more than 20 MiB only the size is kept: it cannot be
+    /// downloaded. The last 64 MiB of all files are kept.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBot`].
+    pub fn add_file(&self, token: &str, name: &str, content: impl Into<Bytes>) -> Result<String, Error> {
+        let content = content.into();
+        let (name, size) = (name.to_owned(), content.len() as u64);
+        let content = (size <= MAX_DOWNLOAD).then_some(content);
+        self.change_bot(token, |bot, _| bot.files.add(Upload { field: String::new(), name, size, content }))
     }
 
     /// Moves the server's clock on: timeouts, conflicts that wait, lifetimes of updates, retries of webhooks. Records, load and the delays of
@@ -464,12 +478,14 @@ impl Emulator {
         // Taken under the lock: requests are numbered in the order in which they take effect.
         let (now, request) = (self.now(), self.0.requests.fetch_add(1, Ordering::Relaxed) + 1);
         let state = &mut *state;
+        let origin = sender.origin();
+        self.0.log.request(origin.connection, &target.token, request, &target.method);
         let Some(bot) = state.bots.get_mut(&target.token) else {
             let error = if bot_id(&target.token).is_some() { Error::UnknownBot } else { Error::Token };
             return (request, Err(error));
         };
         let method = if target.method.is_empty() { args.get("method").to_owned() } else { target.method.clone() };
-        let call = Call { request, origin: sender.origin(), sender: sender.clone(), method, args };
+        let call = Call { request, origin, sender: sender.clone(), method, args };
         let reaction = bot.call(now, bot.unix_time(), &state.lanes, call);
         self.notify();
         (request, Ok(reaction))

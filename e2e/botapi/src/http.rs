@@ -13,11 +13,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use futures::{StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    body::{Body as _, Incoming},
+    header::{
+        ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
+        RETRY_AFTER,
+    },
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -28,9 +32,10 @@ use tokio::{
 };
 
 use crate::{
-    answer::Answer,
-    args::{Args, target},
-    bot::{Reaction, Sender},
+    answer::{Answer, Content},
+    args::{Args, Target, file_target, target},
+    body::{Refused, decoded},
+    bot::{DOWNLOAD, Reaction, Sender},
     connections::Connections,
     emulator::Emulator,
     journal::Origin,
@@ -38,7 +43,10 @@ use crate::{
     server::RequestId,
 };
 
-const MAX_BODY: usize = 64 << 20;
+/// Bytes of a request's head; above that it is answered with 431.
+const MAX_HEADERS: usize = 1 << 18;
+/// The server has no limit of its own here.
+const MAX_HEADER_LINES: usize = 4096;
 
 /// One client's connection.
 pub(crate) struct Connection {
@@ -112,7 +120,10 @@ where
         let (emulator, connection) = (emulator.clone(), connection.clone());
         async move { handle(emulator, connection, request).await }
     });
-    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    let mut server = hyper::server::conn::http1::Builder::new();
+    // Twice: hyper does not count exactly, and answers the same.
+    server.max_buf_size(2 * MAX_HEADERS).max_headers(MAX_HEADER_LINES);
+    server.serve_connection(TokioIo::new(stream), service).await
 }
 
 async fn handle(
@@ -120,34 +131,78 @@ async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Reset> {
-    if !matches!(*request.method(), Method::GET | Method::POST) {
-        return Ok(empty(StatusCode::NOT_IMPLEMENTED));
+    if head_length(&request) > MAX_HEADERS {
+        return Ok(refused(Refused::Bare(431)));
     }
     if request.uri().scheme().is_some() {
         let text = "Not Found: absolute URI is specified in the Request-Line";
         return Ok(response(Answer::error(404, text)));
     }
+    if let Some((token, path)) = file_target(request.uri().path()) {
+        return download(emulator, connection, &request, token, path).await;
+    }
+    if !matches!(*request.method(), Method::GET | Method::POST) {
+        return Ok(refused(Refused::Bare(501)));
+    }
     let Some(target) = target(request.uri().path()) else {
         return Ok(response(Answer::error(404, "Not Found")));
     };
-    let query = request.uri().query().map(str::to_owned);
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-        return Ok(response(Answer::error(413, "Request Entity Too Large")));
+    let (parts, body) = request.into_parts();
+    let args = match arguments(&parts, body).await {
+        Ok(args) => args,
+        Err(why) => return Ok(refused(why)),
     };
-    let args = Args::read(query.as_deref(), &content_type, body.to_bytes()).await;
+    answer(emulator, connection, target, args).await.map(response)
+}
+
+fn head_length(request: &Request<Incoming>) -> usize {
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    request.uri().path_and_query().map_or(0, |p| p.as_str().len()) + lines.sum::<usize>()
+}
+
+/// Reads what a request asks for.
+async fn arguments(parts: &http::request::Parts, body: Incoming) -> Result<Args, Refused> {
+    let header = |name| parts.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or("");
+    let body = if body.is_end_stream() {
+        None
+    } else {
+        let stream = body.into_data_stream().map_err(io::Error::other).boxed();
+        Some(decoded(&header(CONTENT_ENCODING).to_ascii_lowercase(), stream)?)
+    };
+    Args::read(parts.uri.query(), header(CONTENT_TYPE), body).await
+}
+
+/// Has a request executed and waits for its answer.
+async fn answer(emulator: Emulator, connection: Arc<Connection>, target: Target, args: Args) -> Result<Answer, Reset> {
     let (id, reaction) = emulator.call(&connection, &target, args);
     let reaction = match reaction {
         Ok(reaction) => reaction,
-        Err(error) => return Ok(response(unauthorized(&error, &target.method))),
+        Err(error) => return Ok(unauthorized(&error, &target.method)),
     };
-    connection.log.request(connection.id, &target.token, id, &target.method);
     let mut watch = Watch { emulator, token: target.token, request: id, answered: false };
     let answer = react(reaction).await;
     watch.answered = true;
     let answer = answer.ok_or_else(|| connection.reset())?;
     connection.log.answered(connection.id, id, answer.status, !connection.alive());
-    Ok(response(answer))
+    Ok(answer)
+}
+
+/// `/file/bot<token>/<path>`: GET and HEAD, whole or one range.
+async fn download(
+    emulator: Emulator,
+    connection: Arc<Connection>,
+    request: &Request<Incoming>,
+    token: String,
+    path: String,
+) -> Result<Response<Full<Bytes>>, Reset> {
+    let head = *request.method() == Method::HEAD;
+    if !head && *request.method() != Method::GET {
+        return Ok(refused(Refused::Bare(405)));
+    }
+    let range = request.headers().get(RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let args = Args::of(vec![("file_path".to_owned(), path)]);
+    let answer = answer(emulator, connection, Target { token, method: DOWNLOAD.to_owned() }, args).await?;
+    Ok(file_response(answer, head, range.as_deref()))
 }
 
 fn unauthorized(error: &Error, method: &str) -> Answer {
@@ -196,16 +251,75 @@ impl Drop for Watch {
     }
 }
 
-fn empty(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
+/// The rest of the request is not read: the connection ends with this answer.
+fn refused(why: Refused) -> Response<Full<Bytes>> {
+    let mut response = match why {
+        Refused::Upload => response(Answer::error(413, "Request Entity Too Large")),
+        Refused::Bare(status) => {
+            let mut bare = Response::new(Full::default());
+            *bare.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+            bare
+        }
+    };
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
+fn file_response(answer: Answer, head: bool, range: Option<&str>) -> Response<Full<Bytes>> {
+    if answer.content != Content::File {
+        return response(answer);
+    }
+    let (body, length) = (answer.body.clone(), answer.body.len());
+    let mut response = response(answer);
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let (part, content_range) = match range.and_then(|text| asked_range(text, length)) {
+        None => (body, None),
+        Some(Ok((from, to))) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            (body.slice(from..to), Some(format!("bytes {from}-{}/{length}", to - 1)))
+        }
+        Some(Err(OutOfRange)) => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            (Bytes::new(), Some(format!("bytes */{length}")))
+        }
+    };
+    if let Some(value) = content_range.and_then(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().insert(CONTENT_RANGE, value);
+    }
+    response.headers_mut().insert(CONTENT_LENGTH, part.len().into());
+    *response.body_mut() = if head { Full::default() } else { Full::new(part) };
+    response
+}
+
+/// The range has nothing of the file.
+#[derive(Debug, PartialEq, Eq)]
+struct OutOfRange;
+
+/// The part that is asked for: from, and to (exclusive). None: no range, several, or one that is not understood; the whole file then.
+fn asked_range(text: &str, length: usize) -> Option<Result<(usize, usize), OutOfRange>> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let (from, to) = match (first.trim(), last.trim()) {
+        ("", suffix) => (length.saturating_sub(suffix.parse().ok()?), length),
+        (first, "") => (first.parse().ok()?, length),
+        (first, last) => {
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            if last < first {
+                return None;
+            }
+            (first, last.saturating_add(1).min(length))
+        }
+    };
+    Some(if from < to { Ok((from, to)) } else { Err(OutOfRange) })
+}
+
 fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content_type = if answer.html { "text/html" } else { "application/json" };
+    let content_type = match answer.content {
+        Content::Json => "application/json",
+        Content::Html => "text/html",
+        Content::File => "application/octet-stream",
+    };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));

@@ -23,9 +23,11 @@
 mod admin;
 mod answer;
 mod args;
+mod body;
 mod bot;
 mod connections;
 mod emulator;
+mod files;
 mod http;
 mod journal;
 mod load;

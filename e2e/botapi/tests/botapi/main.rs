@@ -2,6 +2,7 @@
 
 mod common;
 mod connections;
+mod files;
 mod http;
 mod ledger;
 mod page;
