@@ -70,13 +70,6 @@ impl Args {
         Self(arguments, Vec::new())
     }
 
-    /// Arguments of a webhook's answer.
-    pub(crate) fn of_json(body: &[u8]) -> Self {
-        let mut args = Self::default();
-        args.json(body);
-        args
-    }
-
     /// Takes the file of an argument: in the form's field of its name, or where `attach://<field>` points to.
     pub(crate) fn take_file(&mut self, name: &str) -> Option<Upload> {
         let field = self.get(name).strip_prefix("attach://").unwrap_or(name).to_owned();

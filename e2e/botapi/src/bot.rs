@@ -13,11 +13,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     answer::{self, Answer},
     args::Args,
+    deliver::Poster,
     files::Files,
+    flood::Flood,
     journal::{Journal, LaneNames, Origin},
     methods,
     model::{At, Conflict, Error, Fault, FaultKind, Push},
-    server::{Effect, GetUpdates, KeptOut, Key, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+    server::{
+        Effect, Failure, GetUpdates, KeptOut, Key, Post, RequestId, Server, SetWebhook, WebhookAnswer, updates_json,
+    },
     updates,
 };
 
@@ -57,6 +61,26 @@ struct Waiting {
     answer: oneshot::Sender<Answer>,
 }
 
+/// What the emulator was told about all bots.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) http_webhooks: bool,
+    pub(crate) flood_limits: bool,
+}
+
+/// Whether the server serves the bot. Times are the server's.
+#[derive(Clone, Copy, Debug)]
+enum Session {
+    Running {
+        since: At,
+    },
+    /// The next call finds it restarting.
+    Closed,
+    LoggedOut {
+        at: At,
+    },
+}
+
 pub(crate) struct Bot {
     pub(crate) id: i64,
     pub(crate) username: String,
@@ -64,11 +88,16 @@ pub(crate) struct Bot {
     pub(crate) server: Server,
     pub(crate) load: Option<CancellationToken>,
     next_message_id: i64,
-    logged_out: bool,
+    rules: Rules,
+    session: Session,
+    flood: Flood,
+    pub(crate) poster: Option<(u64, Poster)>,
     faults: Vec<Fault>,
     hanging: CancellationToken,
     /// How far the server's clock was moved. The journal's was not: the verdict is about real time.
     shift: Duration,
+    /// When the last call came, on the clock that was not moved.
+    last_seen: At,
     pub(crate) files: Files,
     /// What setMyCommands set, by scope and language.
     pub(crate) commands: HashMap<String, Value>,
@@ -77,6 +106,7 @@ pub(crate) struct Bot {
 
 /// The name of downloads among methods: for the log, and for faults.
 pub(crate) const DOWNLOAD: &str = "file";
+const TEN_MINUTES: Duration = Duration::from_secs(600);
 const DEFAULT_FAULT_SECONDS: Duration = Duration::from_secs(5);
 
 // === impl Bot ===
@@ -93,10 +123,14 @@ impl Bot {
             server: Server::new(first_update),
             load: None,
             next_message_id: 1,
-            logged_out: false,
+            rules: Rules::default(),
+            session: Session::Running { since: At::ZERO },
+            flood: Flood::default(),
+            poster: None,
             faults: Vec::new(),
             hanging: CancellationToken::new(),
             shift: Duration::ZERO,
+            last_seen: At::ZERO,
             files: Files::default(),
             commands: HashMap::new(),
             waiting: HashMap::new(),
@@ -177,6 +211,7 @@ impl Bot {
 
     pub(crate) fn call(&mut self, now: At, date: i64, names: &LaneNames, call: Call) -> Reaction {
         let method = call.method.to_ascii_lowercase();
+        self.last_seen = now;
         let request = call.request;
         let lane = names.name(&call.origin, now);
         let polls = method == "getupdates";
@@ -235,8 +270,8 @@ impl Bot {
         let (answer, answered) = oneshot::channel();
         let Call { request, origin, sender, .. } = call;
         self.waiting.insert(request, Waiting { origin, sender, answer });
-        if self.logged_out {
-            self.finish(request, Answer::error(400, "Logged out"));
+        if let Some(closed) = self.not_serving(now) {
+            self.finish(request, closed);
             return answered;
         }
         let effects = self.server.get_updates(now + self.shift, request, &args);
@@ -245,14 +280,25 @@ impl Bot {
     }
 
     fn answer(&mut self, now: At, date: i64, method: &str, mut call: Call) -> Answer {
-        if self.logged_out {
-            return Answer::error(400, "Logged out");
+        if method == "close"
+            && let Some(wait) = self.too_young(now)
+        {
+            return Answer::retry_after(wait);
+        }
+        if let Some(closed) = self.not_serving(now) {
+            return closed;
+        }
+        if self.rules.flood_limits
+            && let Some(wait) = self.flood.check(now + self.shift, method, call.args.integer("chat_id"))
+        {
+            return Answer::retry_after(wait);
         }
         match method {
-            "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &call),
+            "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &mut call),
             "close" | "logout" => {
-                self.logged_out = method == "logout";
-                let effects = self.server.close(now + self.shift, call.request, self.logged_out);
+                let (at, out) = (now + self.shift, method == "logout");
+                self.session = if out { Session::LoggedOut { at } } else { Session::Closed };
+                let effects = self.server.close(at, call.request, out);
                 self.apply(now, effects, Some(&call));
                 Answer::ok(&true.into())
             }
@@ -265,14 +311,19 @@ impl Bot {
         }
     }
 
-    fn set_webhook(&mut self, now: At, method: &str, call: &Call) -> Answer {
+    fn set_webhook(&mut self, now: At, method: &str, call: &mut Call) -> Answer {
         let set = method == "setwebhook";
-        let url_argument = |name| {
-            if set { call.args.get(name).to_owned() } else { String::new() }
+        let url_argument = |args: &Args, name| {
+            if set { args.get(name).to_owned() } else { String::new() }
         };
+        let certificate = if set { call.args.take_file("certificate").and_then(|upload| upload.content) } else { None };
         let args = SetWebhook {
-            url: url_argument("url"),
-            secret_token: url_argument("secret_token"),
+            certificate,
+            max_connections: call.args.int32("max_connections"),
+            ip_address: url_argument(&call.args, "ip_address"),
+            http: self.rules.http_webhooks,
+            url: url_argument(&call.args, "url"),
+            secret_token: url_argument(&call.args, "secret_token"),
             drop_pending_updates: call.args.boolean("drop_pending_updates"),
             allowed_updates: optional(&call.args, "allowed_updates"),
         };
@@ -283,6 +334,96 @@ impl Bot {
             WebhookAnswer::BadRequest(text) => Answer::error(400, text),
             WebhookAnswer::RetryAfter(seconds) => Answer::retry_after(seconds),
         }
+    }
+
+    /// The bot is served from this time on.
+    pub(crate) fn born(&mut self, now: At, rules: Rules) {
+        (self.rules, self.session) = (rules, Session::Running { since: now + self.shift });
+    }
+
+    /// How long `close` is refused: for ten minutes, unless the bot came within ten minutes of the server's own start.
+    fn too_young(&self, now: At) -> Option<u64> {
+        let Session::Running { since } = self.session else {
+            return None;
+        };
+        let left = (since + TEN_MINUTES).saturating_sub(now + self.shift);
+        (since > TEN_MINUTES && !left.is_zero()).then(|| left.as_secs().max(1))
+    }
+
+    fn not_serving(&mut self, now: At) -> Option<Answer> {
+        let now = now + self.shift;
+        match self.session {
+            Session::LoggedOut { at } if now < at + TEN_MINUTES => Some(Answer::error(400, "Logged out")),
+            Session::Closed => {
+                self.session = Session::Running { since: now };
+                Some(Answer::error(500, "Internal Server Error: restart"))
+            }
+            Session::LoggedOut { .. } => {
+                self.session = Session::Running { since: now };
+                None
+            }
+            Session::Running { .. } => None,
+        }
+    }
+
+    // === webhooks ===
+
+    /// What is to be posted now, and to where.
+    pub(crate) fn posts(&mut self, now: At, authorities: &[u8]) -> Vec<(Post, Result<Poster, String>)> {
+        if !matches!(self.session, Session::Running { .. }) {
+            return Vec::new();
+        }
+        let posts = self.server.posts(now + self.shift);
+        let Some(webhook) = self.server.webhook().filter(|_| !posts.is_empty()) else {
+            return Vec::new();
+        };
+        if self.poster.as_ref().is_none_or(|(generation, _)| *generation != webhook.generation) {
+            let certificate = webhook.certificate.as_deref().unwrap_or_default();
+            match Poster::new(&webhook.url, &webhook.secret, authorities, certificate) {
+                Ok(poster) => self.poster = Some((webhook.generation, poster)),
+                Err(text) => return posts.into_iter().map(|post| (post, Err(text.clone()))).collect(),
+            }
+        }
+        let poster = self.poster.as_ref().map(|(_, poster)| poster.clone());
+        posts.into_iter().filter_map(|post| Some((post, Ok(poster.clone()?)))).collect()
+    }
+
+    /// What came of a post.
+    pub(crate) fn posted(
+        &mut self,
+        now: At,
+        names: &LaneNames,
+        post: &Post,
+        call: Call,
+        posted: Result<(), (Failure, bool)>,
+    ) {
+        let heard = posted.as_ref().map_or_else(|(_, heard)| *heard, |()| true);
+        if heard {
+            self.journal.posted(now, call.request, &call.origin, post.update);
+        }
+        let result = posted.map_err(|(failure, _)| failure);
+        let taken = result.is_ok();
+        let effects = self.server.posted(now + self.shift, post, result);
+        let method = call.args.get("method").to_ascii_lowercase();
+        let refused = method.is_empty()
+            || method.starts_with("get")
+            || matches!(method.as_str(), "deletewebhook" | "setwebhook" | "close" | "logout" | DOWNLOAD);
+        if taken && !refused {
+            // Its answer is for nobody.
+            let date = self.unix_time();
+            self.call(now, date, names, Call { method, ..call });
+        }
+        self.apply(now, effects, None);
+    }
+
+    /// The date of a time of the server.
+    pub(crate) fn date_of(&self, at: At) -> i64 {
+        let ago = self.now_of_server().saturating_sub(at);
+        self.unix_time() - ago.as_secs() as i64
+    }
+
+    fn now_of_server(&self) -> At {
+        self.last_seen + self.shift
     }
 
     // === effects ===

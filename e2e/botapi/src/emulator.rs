@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,16 +23,17 @@ use crate::{
     admin,
     args::{Args, Target},
     body::{MAX_DOWNLOAD, Upload},
-    bot::{Bot, Call, Reaction, bot_id},
+    bot::{Bot, Call, Reaction, Rules, Sender, bot_id},
     connections::Connections,
+    deliver::{Posted, Poster},
     http,
-    journal::LaneNames,
+    journal::{LaneNames, Origin},
     load::Schedule,
     model::{
         At, BotVerdict, ConnectionRecord, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord,
         Settled, Verdict,
     },
-    server::RequestId,
+    server::{Failure, Post, RequestId},
     tls,
     verdict::Case,
 };
@@ -58,6 +59,9 @@ struct Inner {
     requests: AtomicU64,
     connections: AtomicU64,
     log: Arc<Connections>,
+    rules: Rules,
+    /// PEM: whom webhooks' certificates are checked against, besides the well-known ones.
+    authorities: Vec<u8>,
     stop: CancellationToken,
 }
 
@@ -95,6 +99,8 @@ impl Emulator {
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             log: Arc::new(Connections::new(started)),
+            rules: Rules { http_webhooks: options.webhooks.http, flood_limits: options.flood_limits },
+            authorities: options.webhooks.ca.map_or_else(|| Ok(Vec::new()), std::fs::read)?,
             stop: CancellationToken::new(),
         }));
         emulator.spawn(http::listen(emulator.clone(), api, None));
@@ -146,6 +152,7 @@ impl Emulator {
         let mut bot = Bot::new(token, username)?;
         self.change(|state| {
             bot.advance(self.now(), state.shift);
+            bot.born(self.now(), self.0.rules);
             state.bots.entry(token.to_owned()).or_insert(bot);
         });
         Ok(())
@@ -529,6 +536,26 @@ impl Emulator {
         tokio::spawn(async move { stop.run_until_cancelled(task).await });
     }
 
+    async fn post(self, token: String, post: Post, poster: Result<Poster, String>) {
+        let posted = match poster {
+            Ok(poster) => poster.post(&post).await,
+            Err(text) => Posted::Unanswered(Failure { text, status: None, retry_after: None }),
+        };
+        let (result, args) = match posted {
+            Posted::Taken(args) => (Ok(()), args),
+            Posted::Refused(failure) => (Err((failure, true)), Args::default()),
+            Posted::Unanswered(failure) => (Err((failure, false)), Args::default()),
+        };
+        self.change(|state| {
+            let (now, request) = (self.now(), self.0.requests.fetch_add(1, Ordering::Relaxed) + 1);
+            let origin = Origin { ip: Ipv4Addr::UNSPECIFIED.into(), port_lane: Some("webhook".into()), connection: 0 };
+            let call = Call { request, origin, sender: Arc::new(Nobody), method: String::new(), args };
+            if let Some(bot) = state.bots.get_mut(&token) {
+                bot.posted(now, &state.lanes, &post, call, result);
+            }
+        });
+    }
+
     /// Does what becomes due: answers polls at their timeout, sends delayed conflicts.
     async fn run_timer(self) {
         loop {
@@ -536,6 +563,11 @@ impl Emulator {
             let (ticked, next) = {
                 let mut state = self.state();
                 let ticked = state.bots.values_mut().fold(false, |any, bot| bot.tick(now) | any);
+                for (token, bot) in &mut state.bots {
+                    for (post, poster) in bot.posts(now, &self.0.authorities) {
+                        self.spawn(self.clone().post(token.clone(), post, poster));
+                    }
+                }
                 (ticked, state.bots.values().filter_map(Bot::deadline).min())
             };
             if ticked {
@@ -560,6 +592,17 @@ impl State {
         let of_bot = |(_, mark): &&(At, Mark)| mark.token.as_ref().is_none_or(|t| t == token);
         self.marks.iter().filter(of_bot).cloned().collect()
     }
+}
+
+/// Who sends what a webhook answers with.
+struct Nobody;
+
+impl Sender for Nobody {
+    fn alive(&self) -> bool {
+        true
+    }
+
+    fn unheard(&self, _: RequestId, _: u16) {}
 }
 
 /// An address that a client can connect to.

@@ -198,6 +198,14 @@ impl Journal {
         }
     }
 
+    /// A webhook answered, whatever: it has the update.
+    pub(crate) fn posted(&mut self, now: At, request: RequestId, origin: &Origin, id: i32) {
+        if let Some(life) = self.life(id) {
+            life.deliveries.push((now, request, origin.clone(), true));
+            self.moved = now;
+        }
+    }
+
     pub(crate) fn removed(&mut self, now: At, ids: &[i32], why: Removal, by: Option<(RequestId, Origin)>) {
         for id in ids {
             let Some(life) = self.life(*id) else { continue };

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! What it models is the published server's source (tdlib/telegram-bot-api 10.0); nothing was run against the real cloud service.
-//! It has the polling half of the server, not its webhooks: `setWebhook` makes getUpdates conflict, and delivers nothing.
+//! Where it differs from it: README.md of this crate.
 
 mod admin;
 mod answer;
@@ -26,8 +26,10 @@ mod args;
 mod body;
 mod bot;
 mod connections;
+mod deliver;
 mod emulator;
 mod files;
+mod flood;
 mod http;
 mod journal;
 mod load;

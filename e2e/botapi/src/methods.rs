@@ -350,13 +350,20 @@ fn me(bot: &Bot) -> Value {
 }
 
 fn webhook_info(bot: &Bot) -> Value {
+    let webhook = bot.server.webhook();
     let mut info = json!({
-        "url": bot.server.webhook_url(),
-        "has_custom_certificate": false,
+        "url": webhook.map_or("", |w| &w.url),
+        "has_custom_certificate": webhook.is_some_and(|w| w.certificate.is_some()),
         "pending_update_count": bot.server.pending_updates(),
     });
-    if !bot.server.webhook_url().is_empty() {
-        info["max_connections"] = json!(40);
+    if let Some(webhook) = webhook {
+        if let Some((at, text)) = &webhook.last_error {
+            info["last_error_date"] = json!(bot.date_of(*at));
+            info["last_error_message"] = json!(text);
+        }
+        info["max_connections"] = json!(webhook.max_connections);
+        let unknown = webhook.ip_address.is_empty();
+        info["ip_address"] = json!(if unknown { "<unknown>" } else { &webhook.ip_address });
     }
     if let Some(allowed) = bot.server.allowed_updates() {
         info["allowed_updates"] = json!(allowed);

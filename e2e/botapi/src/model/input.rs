@@ -15,6 +15,19 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Serve the Bot API (not the admin port) over TLS.
     pub tls: Option<TlsFiles>,
+    /// How webhooks are delivered.
+    pub webhooks: WebhookOptions,
+    /// Answer 429 like Telegram: more than a message a second to a chat, 20 a minute to a group, 30 a second in all.
+    pub flood_limits: bool,
+}
+
+/// What webhooks may be.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookOptions {
+    /// `http:` URLs are taken, too.
+    pub http: bool,
+    /// PEM file of certificate authorities that are trusted besides the well-known ones.
+    pub ca: Option<PathBuf>,
 }
 
 /// PEM files of the Bot API port's certificate.
@@ -29,7 +42,7 @@ pub struct TlsFiles {
 impl Default for Options {
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { listen: loopback, admin: loopback, tls: None }
+        Self { listen: loopback, admin: loopback, tls: None, webhooks: WebhookOptions::default(), flood_limits: false }
     }
 }
 

@@ -108,6 +108,8 @@ pub enum Removal {
     Confirmed,
     /// A getUpdates with a negative offset.
     NegativeOffset,
+    /// The webhook answered 2xx.
+    Webhook,
     /// drop_pending_updates, or logOut.
     Dropped,
     /// Its time was over.

@@ -80,6 +80,24 @@ impl Queue {
         (0..surplus).filter_map(|_| self.pop()).collect()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+
+    /// When an update's time is over; none: it is not here.
+    pub(crate) fn expires(&self, id: i32) -> Option<At> {
+        self.events.iter().find(|e| e.id == id).map(|e| e.expires)
+    }
+
+    /// Deletes one update.
+    pub(crate) fn forget(&mut self, id: i32) -> Vec<i32> {
+        let Some(index) = self.events.iter().position(|e| e.id == id) else {
+            return Vec::new();
+        };
+        self.bytes -= self.events.remove(index).map_or(0, |e| e.json.len());
+        vec![id]
+    }
+
     /// Deletes every update whose time is over and returns their ids.
     pub(crate) fn expire(&mut self, now: At) -> Vec<i32> {
         let (mut ids, mut bytes) = (Vec::new(), 0);

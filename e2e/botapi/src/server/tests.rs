@@ -376,7 +376,7 @@ fn more_than_one_set_webhook_a_second_is_429() {
 #[test]
 fn a_webhook_needs_an_https_url() {
     let mut b = Bench::new();
-    let refused = WebhookAnswer::BadRequest("Bad Request: invalid webhook URL specified");
+    let refused = WebhookAnswer::BadRequest("Bad Request: bad webhook: An HTTPS URL must be provided for webhook");
     assert_eq!(b.set_webhook(0.0, "http://example.com", false).0, refused);
     assert_eq!(b.poll(1.0, 0, 0), [Delivered(2, vec![])], "it was not set");
 }

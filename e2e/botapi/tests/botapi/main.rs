@@ -7,3 +7,4 @@ mod http;
 mod ledger;
 mod page;
 mod retention;
+mod webhooks;
