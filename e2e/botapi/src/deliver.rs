@@ -105,7 +105,7 @@ fn header(headers: &HeaderMap, name: hyper::header::HeaderName) -> &str {
 /// Names that exist for examples (RFC 2606): nobody answers there, and nothing is looked up.
 fn reserved(host: &str) -> bool {
     let ends = |end: &&str| host == *end || host.strip_suffix(*end).is_some_and(|rest| rest.ends_with('.'));
-    ["example.com", "example.net", "example.org", "example", "invalid", "test"].iter().any(|end| ends(end))
+    ["example.com", "example.net", "example.org", "example", "invalid", "test"].iter().any(ends)
 }
 
 /// The innermost reason; the outer ones only say that there was one.

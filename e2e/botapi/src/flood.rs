@@ -52,3 +52,19 @@ impl Window {
         (self.0.len() >= count).then(|| oldest + width - now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirty_a_second_in_all_whatever_the_chat_and_reads_are_free() {
+        let mut flood = Flood::default();
+        let mut send = |ms, chat| flood.check(At::from_millis(ms), "sendmessage", Some(chat));
+        assert!((0..30).all(|chat| send(chat as u64, 100 + chat).is_none()));
+        assert_eq!(send(500, 200), Some(1));
+        assert_eq!(send(1000, 200), None, "a second after the first one");
+        assert_eq!(send(1000, 201), Some(1), "the second one of them is 1 ms younger");
+        assert_eq!(flood.check(At::from_millis(1000), "sendchataction", Some(100)), None);
+    }
+}

@@ -16,6 +16,9 @@ use tokio::{
 
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// Status, more headers, body.
+type Reply = (u16, &'static str, String);
+
 /// A webhook that a test answers for.
 #[derive(Clone)]
 struct Hook {
@@ -23,7 +26,7 @@ struct Hook {
     /// What came: head, update.
     seen: Arc<Mutex<Vec<(String, Value)>>>,
     /// The next answers (the last one stays): status, more headers, body.
-    answers: Arc<Mutex<Vec<(u16, &'static str, String)>>>,
+    answers: Arc<Mutex<Vec<Reply>>>,
     /// One permit for each answer.
     gate: Arc<Semaphore>,
 }
@@ -358,7 +361,7 @@ async fn log_out_empties_the_queue_and_lasts_ten_minutes() {
 }
 
 #[tokio::test]
-async fn flood_limits_are_off_by_default_and_per_chat_group_and_bot_when_on() {
+async fn flood_limits_are_off_by_default_and_per_chat_and_group_when_on() {
     let send = async |emulator: &Emulator, chat: i64| {
         let answer = call(&emulator.url(), "sendMessage", &json!({"chat_id": chat, "text": "x"}).to_string()).await;
         let wait = answer.json()["parameters"]["retry_after"].as_u64();
@@ -377,11 +380,4 @@ async fn flood_limits_are_off_by_default_and_per_chat_group_and_bot_when_on() {
     on.advance(Duration::from_secs(1));
     let (status, wait) = send(&on, -5).await;
     assert!(status == 429 && wait.is_some_and(|s| (35..=40).contains(&s)), "{status} {wait:?}");
-    on.advance(Duration::from_secs(60));
-    let mut statuses = Vec::new();
-    for chat in 100..140 {
-        statuses.push(send(&on, chat).await.0);
-    }
-    assert!(statuses[..30].iter().all(|s| *s == 200), "{statuses:?}");
-    assert!(statuses[30..].contains(&429), "30 a second in all: {statuses:?}");
 }
