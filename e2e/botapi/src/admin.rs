@@ -5,6 +5,8 @@
 //! | `GET /` | the lanes page |
 //! | `POST /bots {token, username}` | adds a bot (again: no change) |
 //! | `POST /push {token, count, chat, kind}` | puts updates into the queue; answers their ids |
+//! | `POST /clock {advance_seconds}` | moves the server's clock on: expiry, timeouts, retries; the records keep real time |
+//! | `POST /files?token=&name=` | the body becomes a file of the bot; answers its `file_id` |
 //! | `POST /load {token, rate, burst, burst_every, chats, seed, seconds, count}` | starts a load; `DELETE /load?token=` ends it |
 //! | `POST /faults {token, method, kind, count, seconds, lane}` | adds a fault, for good without a count; `DELETE /faults?token=` removes all of them |
 //! | `POST /marks {text, kind, token, before, after}` | a named instant; kind `note`, `planned` or `crash` |
@@ -12,6 +14,8 @@
 //! | `GET /verdict`, `GET /verdict?token=` | the verdict; `window=` is the half width in seconds around a handover (5) |
 //! | `GET /settled?timeout=30`, `…&token=`, `…&quiet=` | waits until all updates are confirmed and answered |
 //! | `GET /ledger?token=`, `GET /polls?token=`, `GET /requests?token=` | the records |
+//! | `GET /connections?token=` | every connection: its peer, its requests, who ended it and how; without `token`: all |
+//! | `DELETE /records?keep=60`, `…&token=` | forgets what was over that many seconds ago (0); see `Emulator::forget` for what stays |
 //! | `GET /timeline?minutes=5` | what the page shows |
 //! | `GET /healthz` | `ok` |
 //!
@@ -34,12 +38,13 @@ use tokio::net::TcpListener;
 
 use crate::{
     emulator::Emulator,
-    model::{Error, Fault, Load, Mark, Push},
+    model::{Error, Fault, Load, Mark, Push, secs},
     timeline,
 };
 
 const PAGE: &str = include_str!("page.html");
-const MAX_BODY: usize = 1 << 20;
+/// A file of 20 MiB, or any command.
+const MAX_BODY: usize = 21 << 20;
 const DEFAULT_WINDOW: Duration = Duration::from_secs(5);
 const DEFAULT_SETTLED: Duration = Duration::from_secs(30);
 const DEFAULT_MINUTES: f64 = 3.0;
@@ -130,6 +135,13 @@ struct Lane {
     pod: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Clock {
+    #[serde(with = "secs")]
+    advance_seconds: Duration,
+}
+
 type Answer = Result<Value, Refused>;
 
 // === impl Admin ===
@@ -145,6 +157,14 @@ impl Admin<'_> {
             "/push" => {
                 let (token, push) = self.for_bot::<Push>()?;
                 return Ok(json!({"ids": e.push(&token, push)?}));
+            }
+            "/files" => {
+                let name = self.argument("name").unwrap_or("file.bin");
+                return Ok(json!({"file_id": e.add_file(&self.token()?, name, self.body.clone())?}));
+            }
+            "/clock" => {
+                let clock: Clock = self.whole()?;
+                e.advance(clock.advance_seconds);
             }
             "/load" => {
                 let (token, load) = self.for_bot::<Load>()?;
@@ -168,6 +188,10 @@ impl Admin<'_> {
     }
 
     fn delete(&self, path: &str) -> Answer {
+        if path == "/records" {
+            let keep = self.seconds("keep")?.unwrap_or_default();
+            return Ok(json!({"forgotten": self.emulator.forget(self.argument("token"), keep)?}));
+        }
         let token = self.token()?;
         match path {
             "/load" => self.emulator.stop_load(&token)?,
@@ -194,6 +218,7 @@ impl Admin<'_> {
             "/ledger" => value(&e.ledger(&self.token()?)?),
             "/polls" => value(&e.polls(&self.token()?)?),
             "/requests" => value(&e.requests(&self.token()?)?),
+            "/connections" => value(&e.connections(self.argument("token"))?),
             "/timeline" => {
                 let minutes = self.number("minutes")?.unwrap_or(DEFAULT_MINUTES);
                 value(&timeline::timeline(e, Duration::try_from_secs_f64(minutes * 60.0).map_err(bad)?))

@@ -1,14 +1,24 @@
 //! Answers as the server words them.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// An HTTP answer before it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) body: String,
+    pub(crate) body: Bytes,
     pub(crate) retry_after: Option<u64>,
-    pub(crate) html: bool,
+    pub(crate) content: Content,
+}
+
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Json,
+    Html,
+    /// A download: parts of it can be asked for.
+    File,
 }
 
 // === impl Answer ===
@@ -25,6 +35,10 @@ impl Answer {
 
     pub(crate) fn ok_described(description: &str) -> Self {
         Self::json(200, json!({"ok": true, "result": true, "description": description}).to_string())
+    }
+
+    pub(crate) fn file(content: Bytes) -> Self {
+        Self { status: 200, body: content, retry_after: None, content: Content::File }
     }
 
     pub(crate) fn error(status: u16, description: &str) -> Self {
@@ -49,7 +63,7 @@ impl Answer {
             "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n<center><h1>{status} {reason}</h1></center>\r\n\
              <hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
         );
-        Self { html: true, ..Self::json(status, body) }
+        Self { content: Content::Html, ..Self::json(status, body) }
     }
 
     /// The usual text of a status, for faults.
@@ -63,7 +77,7 @@ impl Answer {
     }
 
     fn json(status: u16, body: String) -> Self {
-        Self { status, body, retry_after: None, html: false }
+        Self { status, body: body.into(), retry_after: None, content: Content::Json }
     }
 }
 

@@ -8,10 +8,11 @@
 //! * A malformed body is no error: what was read until then counts.
 //! * Integers: leading digits count, anything else is 0; a missing or empty one has its default. Booleans: `true`, `yes`, `1`.
 
-use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
+
+use crate::body::{self, Body, Refused, Upload};
 
 /// Token and method of a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,25 +29,52 @@ pub(crate) fn target(path: &str) -> Option<Target> {
     Some(Target { token: token.to_owned(), method: method.to_owned() })
 }
 
-/// Arguments in the order in which they were read.
+/// The path of a file to be downloaded: `/file/bot<token>/<path>`, `/file/bot<token>/test/<path>`.
+pub(crate) fn file_target(path: &str) -> Option<(String, String)> {
+    let Target { token, method } = target(path.strip_prefix("/file")?)?;
+    Some((token, method))
+}
+
+/// Arguments in the order in which they were read, and the files that came with them.
 #[derive(Debug, Default)]
-pub(crate) struct Args(Vec<(String, String)>);
+pub(crate) struct Args(Vec<(String, String)>, Vec<Upload>);
 
 // === impl Args ===
 
 impl Args {
-    /// Reads the query string, then the body.
-    pub(crate) async fn read(query: Option<&str>, content_type: &str, body: Bytes) -> Self {
+    /// Reads the query string, then the body (none: there is none).
+    pub(crate) async fn read(query: Option<&str>, content_type: &str, body: Option<Body>) -> Result<Self, Refused> {
         let mut args = Self::default();
         args.form(query.unwrap_or_default().as_bytes());
-        if content_type.contains("application/json") {
-            args.json(&body);
-        } else if content_type.contains("application/x-www-form-urlencoded") {
-            args.form(&body);
-        } else if content_type.contains("multipart/form-data") {
-            args.multipart(content_type, body).await;
+        let kind = content_type.to_ascii_lowercase();
+        let Some(body) = body else {
+            return Ok(args);
+        };
+        if kind.contains("multipart/form-data") {
+            args.1 = body::multipart(content_type, body, &mut args.0).await?;
+        } else if kind.contains("application/x-www-form-urlencoded") {
+            args.form(&body::collected(body).await?);
+        } else if kind.contains("application/json") {
+            args.json(&body::collected(body).await?);
+        } else {
+            body::drained(body).await?;
         }
-        args
+        if args.0.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > body::MAX_ARGUMENTS {
+            return Err(Refused::Bare(413));
+        }
+        Ok(args)
+    }
+
+    /// Arguments that nobody sent over HTTP.
+    pub(crate) fn of(arguments: Vec<(String, String)>) -> Self {
+        Self(arguments, Vec::new())
+    }
+
+    /// Takes the file of an argument: in the form's field of its name, or where `attach://<field>` points to.
+    pub(crate) fn take_file(&mut self, name: &str) -> Option<Upload> {
+        let field = self.get(name).strip_prefix("attach://").unwrap_or(name).to_owned();
+        let index = self.1.iter().position(|upload| upload.field == field)?;
+        Some(self.1.remove(index))
     }
 
     /// The first argument of this name; empty when there is none.
@@ -78,26 +106,6 @@ impl Args {
         let mut reader = serde_json::Deserializer::from_slice(body);
         // What was read before a mistake counts, and a mistake is not one of the caller's.
         let _ = reader.deserialize_any(JsonArgs(&mut self.0));
-    }
-
-    async fn multipart(&mut self, content_type: &str, body: Bytes) {
-        let Ok(boundary) = multer::parse_boundary(content_type) else {
-            return;
-        };
-        let stream = futures::stream::once(async move { Ok::<_, std::io::Error>(body) });
-        let mut parts = multer::Multipart::new(stream, boundary);
-        while let Ok(Some(part)) = parts.next_field().await {
-            let Some(name) = part.name().map(str::to_owned) else {
-                continue;
-            };
-            let is_file = part.file_name().is_some();
-            let Ok(bytes) = part.bytes().await else {
-                return;
-            };
-            if !is_file {
-                self.0.push((name, String::from_utf8_lossy(&bytes).into_owned()));
-            }
-        }
     }
 }
 
@@ -140,10 +148,14 @@ impl<'de> Visitor<'de> for JsonArgs<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     async fn read(query: &str, content_type: &str, body: &str) -> Args {
-        Args::read(Some(query), content_type, Bytes::from(body.to_owned())).await
+        let body = bytes::Bytes::from(body.to_owned());
+        let body = futures::stream::once(async move { Ok(body) }).boxed();
+        Args::read(Some(query), content_type, Some(body)).await.expect("within the limits")
     }
 
     fn parts(path: &str) -> Option<(String, String)> {

@@ -1,22 +1,36 @@
 //! One bot as the emulator keeps it: its server, its journal, its faults, and the requests that wait for an answer.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, Answer},
     args::Args,
+    deliver::Poster,
+    files::Files,
+    flood::Flood,
     journal::{Journal, LaneNames, Origin},
     methods,
     model::{At, Conflict, Error, Fault, FaultKind, Push},
-    server::{Effect, GetUpdates, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+    server::{Effect, GetUpdates, KeptOut, Key, RequestId, Server, SetWebhook, WebhookAnswer, updates_json},
+    updates,
 };
+
+mod serving;
 
 /// Whether the sender of a request is still there to read its answer.
 pub(crate) trait Sender: Send + Sync {
     fn alive(&self) -> bool;
+
+    /// It was answered when it had gone.
+    fn unheard(&self, request: RequestId, status: u16);
 }
 
 /// One request and who sent it.
@@ -47,6 +61,26 @@ struct Waiting {
     answer: oneshot::Sender<Answer>,
 }
 
+/// What the emulator was told about all bots.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) http_webhooks: bool,
+    pub(crate) flood_limits: bool,
+}
+
+/// Whether the server serves the bot. Times are the server's.
+#[derive(Clone, Copy, Debug)]
+enum Session {
+    Running {
+        since: At,
+    },
+    /// The next call finds it restarting.
+    Closed,
+    LoggedOut {
+        at: At,
+    },
+}
+
 pub(crate) struct Bot {
     pub(crate) id: i64,
     pub(crate) username: String,
@@ -54,12 +88,24 @@ pub(crate) struct Bot {
     pub(crate) server: Server,
     pub(crate) load: Option<CancellationToken>,
     next_message_id: i64,
-    logged_out: bool,
+    rules: Rules,
+    session: Session,
+    flood: Flood,
+    pub(crate) poster: Option<(u64, Poster)>,
     faults: Vec<Fault>,
     hanging: CancellationToken,
+    /// How far the server's clock was moved. The journal's was not: the verdict is about real time.
+    shift: Duration,
+    /// When the last call came, on the clock that was not moved.
+    last_seen: At,
+    pub(crate) files: Files,
+    /// What setMyCommands set, by scope and language.
+    pub(crate) commands: HashMap<String, Value>,
     waiting: HashMap<RequestId, Waiting>,
 }
 
+/// The name of downloads among methods: for the log, and for faults.
+pub(crate) const DOWNLOAD: &str = "file";
 const DEFAULT_FAULT_SECONDS: Duration = Duration::from_secs(5);
 
 // === impl Bot ===
@@ -76,9 +122,16 @@ impl Bot {
             server: Server::new(first_update),
             load: None,
             next_message_id: 1,
-            logged_out: false,
+            rules: Rules::default(),
+            session: Session::Running { since: At::ZERO },
+            flood: Flood::default(),
+            poster: None,
             faults: Vec::new(),
             hanging: CancellationToken::new(),
+            shift: Duration::ZERO,
+            last_seen: At::ZERO,
+            files: Files::default(),
+            commands: HashMap::new(),
             waiting: HashMap::new(),
         })
     }
@@ -93,15 +146,36 @@ impl Bot {
         let mut ids = Vec::new();
         for _ in 0..push.count {
             let message_id = self.next_message_id();
-            let json = |id| methods::update(id, message_id, date, push.chat, push.kind).to_string();
-            if let Some(id) = self.server.push(now, push.kind, json) {
-                self.journal.pushed(now, id, push.chat);
-                ids.push(id);
-            } else {
-                self.journal.keep_out();
+            let json = |id| updates::update(id, message_id, date, &push).to_string();
+            match self.server.push(now + self.shift, Key { kind: push.kind, chat: push.chat }, json) {
+                Ok(id) => {
+                    self.journal.pushed(now, id, push.chat);
+                    ids.push(id);
+                }
+                Err(why) => self.journal.keep_out(why == KeptOut::NoRoom),
             }
         }
         ids
+    }
+
+    // === the clock ===
+
+    /// Moves the server's clock on. What has become too old is deleted.
+    pub(crate) fn advance(&mut self, now: At, by: Duration) {
+        self.shift += by;
+        let effects = self.server.expire(now + self.shift);
+        self.apply(now, effects, None);
+    }
+
+    /// What the server's clock says.
+    pub(crate) fn unix_time(&self) -> i64 {
+        let now = SystemTime::now() + self.shift;
+        now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+    }
+
+    /// When `tick` is due, on the clock that was not moved.
+    pub(crate) fn deadline(&self) -> Option<At> {
+        self.server.deadline().map(|at| at.saturating_sub(self.shift))
     }
 
     // === faults ===
@@ -136,6 +210,7 @@ impl Bot {
 
     pub(crate) fn call(&mut self, now: At, date: i64, names: &LaneNames, call: Call) -> Reaction {
         let method = call.method.to_ascii_lowercase();
+        self.last_seen = now;
         let request = call.request;
         let lane = names.name(&call.origin, now);
         let polls = method == "getupdates";
@@ -194,44 +269,64 @@ impl Bot {
         let (answer, answered) = oneshot::channel();
         let Call { request, origin, sender, .. } = call;
         self.waiting.insert(request, Waiting { origin, sender, answer });
-        if self.logged_out {
-            self.finish(request, Answer::error(400, "Logged out"));
+        if let Some(closed) = self.not_serving(now) {
+            self.finish(request, closed);
             return answered;
         }
-        let effects = self.server.get_updates(now, request, &args);
+        let effects = self.server.get_updates(now + self.shift, request, &args);
         self.apply(now, effects, None);
         answered
     }
 
-    fn answer(&mut self, now: At, date: i64, method: &str, call: Call) -> Answer {
-        if self.logged_out {
-            return Answer::error(400, "Logged out");
+    fn answer(&mut self, now: At, date: i64, method: &str, mut call: Call) -> Answer {
+        if method == "close"
+            && let Some(wait) = self.too_young(now)
+        {
+            return Answer::retry_after(wait);
+        }
+        if let Some(closed) = self.not_serving(now) {
+            return closed;
+        }
+        if self.rules.flood_limits
+            && let Some(wait) = self.flood.check(now + self.shift, method, call.args.integer("chat_id"))
+        {
+            return Answer::retry_after(wait);
         }
         match method {
-            "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &call),
+            "setwebhook" | "deletewebhook" => self.set_webhook(now, method, &mut call),
             "close" | "logout" => {
-                self.logged_out = method == "logout";
-                let effects = self.server.close(now, call.request, self.logged_out);
+                let (at, out) = (now + self.shift, method == "logout");
+                self.session = if out { Session::LoggedOut { at } } else { Session::Closed };
+                let effects = self.server.close(at, call.request, out);
                 self.apply(now, effects, Some(&call));
                 Answer::ok(&true.into())
             }
             "sendmessage" => methods::send_message(self, now, date, &call),
-            _ => methods::other(self, method),
+            DOWNLOAD => {
+                let content = self.files.content(call.args.get("file_path"));
+                content.map_or_else(|| Answer::error(404, "Not Found"), Answer::file)
+            }
+            _ => methods::other(self, date, method, &mut call.args),
         }
     }
 
-    fn set_webhook(&mut self, now: At, method: &str, call: &Call) -> Answer {
+    fn set_webhook(&mut self, now: At, method: &str, call: &mut Call) -> Answer {
         let set = method == "setwebhook";
-        let url_argument = |name| {
-            if set { call.args.get(name).to_owned() } else { String::new() }
+        let url_argument = |args: &Args, name| {
+            if set { args.get(name).to_owned() } else { String::new() }
         };
+        let certificate = if set { call.args.take_file("certificate").and_then(|upload| upload.content) } else { None };
         let args = SetWebhook {
-            url: url_argument("url"),
-            secret_token: url_argument("secret_token"),
+            certificate,
+            max_connections: call.args.int32("max_connections"),
+            ip_address: url_argument(&call.args, "ip_address"),
+            http: self.rules.http_webhooks,
+            url: url_argument(&call.args, "url"),
+            secret_token: url_argument(&call.args, "secret_token"),
             drop_pending_updates: call.args.boolean("drop_pending_updates"),
             allowed_updates: optional(&call.args, "allowed_updates"),
         };
-        let (answer, effects) = self.server.set_webhook(now, call.request, &args);
+        let (answer, effects) = self.server.set_webhook(now + self.shift, call.request, &args);
         self.apply(now, effects, Some(call));
         match answer {
             WebhookAnswer::Ok(text) => Answer::ok_described(text),
@@ -243,7 +338,7 @@ impl Bot {
     // === effects ===
 
     pub(crate) fn tick(&mut self, now: At) -> bool {
-        let effects = self.server.tick(now);
+        let effects = self.server.tick(now + self.shift);
         let some = !effects.is_empty();
         self.apply(now, effects, None);
         some
@@ -284,8 +379,11 @@ impl Bot {
 
     fn finish(&mut self, request: RequestId, answer: Answer) {
         if let Some(waiting) = self.waiting.remove(&request) {
-            // A sender that has gone was recorded; its answer is written to nobody.
-            let _ = waiting.answer.send(answer);
+            let status = answer.status;
+            // The handler of a connection that was closed is gone: the answer is written to nobody.
+            if waiting.answer.send(answer).is_err() {
+                waiting.sender.unheard(request, status);
+            }
         }
     }
 
@@ -337,8 +435,6 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::model::PollEnd;
 
@@ -350,6 +446,8 @@ mod tests {
         fn alive(&self) -> bool {
             !self.0.load(Ordering::Relaxed)
         }
+
+        fn unheard(&self, _: RequestId, _: u16) {}
     }
 
     struct Bench {
@@ -366,7 +464,7 @@ mod tests {
             self.requests += 1;
             let origin = Origin { ip: IpAddr::from([127, 0, 0, 1]), port_lane: None, connection: 1 };
             let query = format!("timeout=30&offset={offset}");
-            let args = Args::read(Some(&query), "", Bytes::new()).await;
+            let args = Args::read(Some(&query), "", None).await.expect("small");
             let method = "getUpdates".to_owned();
             let call = Call { request: self.requests, origin, sender: client.clone(), method, args };
             self.bot.call(Duration::from_secs(at), 0, &LaneNames::default(), call)

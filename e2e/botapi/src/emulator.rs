@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -21,17 +22,23 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     args::{Args, Target},
-    bot::{Bot, Call, Reaction, bot_id},
+    body::{MAX_DOWNLOAD, Upload},
+    bot::{Bot, Call, Reaction, Rules, Sender, bot_id},
+    connections::Connections,
+    deliver::{Posted, Poster},
     http,
-    journal::LaneNames,
+    journal::{LaneNames, Origin},
     load::Schedule,
-    model::{
-        At, BotVerdict, Error, Fault, Ledger, Load, Mark, Options, PollRecord, Push, RequestRecord, Settled, Verdict,
-    },
-    server::RequestId,
+    model::{At, Error, Fault, Load, Mark, Options, Push, Settled},
+    server::{Failure, Post, RequestId},
     tls,
-    verdict::Case,
 };
+
+const MAX_TEXT: u32 = 1 << 20;
+/// The clock goes no further: dates stay dates.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+mod records;
 
 /// A running emulator. Clones are handles to the same one; it stops with [`Emulator::shutdown`] or with its runtime.
 #[derive(Clone)]
@@ -49,6 +56,10 @@ struct Inner {
     timer: Notify,
     requests: AtomicU64,
     connections: AtomicU64,
+    log: Arc<Connections>,
+    rules: Rules,
+    /// PEM: whom webhooks' certificates are checked against, besides the well-known ones.
+    authorities: Vec<u8>,
     stop: CancellationToken,
 }
 
@@ -59,6 +70,8 @@ pub(crate) struct State {
     pub(crate) bots: BTreeMap<String, Bot>,
     pub(crate) lanes: LaneNames,
     pub(crate) marks: Vec<(At, Mark)>,
+    /// How far the server's clock was moved.
+    shift: Duration,
 }
 
 // === impl Emulator ===
@@ -72,8 +85,9 @@ impl Emulator {
         let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
         let api = TcpListener::bind(options.listen).await?;
         let admin = TcpListener::bind(options.admin).await?;
+        let started = Instant::now();
         let emulator = Self(Arc::new(Inner {
-            started: Instant::now(),
+            started,
             address: api.local_addr()?,
             admin_address: admin.local_addr()?,
             tls,
@@ -82,6 +96,9 @@ impl Emulator {
             timer: Notify::new(),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            log: Arc::new(Connections::new(started)),
+            rules: Rules { http_webhooks: options.webhooks.http, flood_limits: options.flood_limits },
+            authorities: options.webhooks.ca.map_or_else(|| Ok(Vec::new()), std::fs::read)?,
             stop: CancellationToken::new(),
         }));
         emulator.spawn(http::listen(emulator.clone(), api, None));
@@ -130,8 +147,10 @@ impl Emulator {
     /// # Errors
     /// [`Error::Token`]: it is not of the form `<digits>:<secret>`.
     pub fn add_bot(&self, token: &str, username: &str) -> Result<(), Error> {
-        let bot = Bot::new(token, username)?;
+        let mut bot = Bot::new(token, username)?;
         self.change(|state| {
+            bot.advance(self.now(), state.shift);
+            bot.born(self.now(), self.0.rules);
             state.bots.entry(token.to_owned()).or_insert(bot);
         });
         Ok(())
@@ -142,7 +161,33 @@ impl Emulator {
     /// # Errors
     /// [`Error::UnknownBot`].
     pub fn push(&self, token: &str, push: Push) -> Result<Vec<i32>, Error> {
-        self.change_bot(token, |bot, now| bot.push(now, unix_time(), push))
+        if push.bytes > MAX_TEXT {
+            return Err(Error::Value("bytes: 1048576 at most".to_owned()));
+        }
+        self.change_bot(token, |bot, now| bot.push(now, bot.unix_time(), push))
+    }
+
+    /// Gives a bot a file, as if a user had sent it, and returns its `file_id`. Of more than 20 MiB only the size is kept: it cannot be
+    /// downloaded. The last 64 MiB of all files are kept.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBot`].
+    pub fn add_file(&self, token: &str, name: &str, content: impl Into<Bytes>) -> Result<String, Error> {
+        let content = content.into();
+        let (name, size) = (name.to_owned(), content.len() as u64);
+        let content = (size <= MAX_DOWNLOAD).then_some(content);
+        self.change_bot(token, |bot, _| bot.files.add(Upload { field: String::new(), name, size, content }))
+    }
+
+    /// Moves the server's clock on: timeouts, conflicts that wait, lifetimes of updates, retries of webhooks. Records, load and the delays of
+    /// faults keep real time. Updates whose time is over are deleted at once.
+    pub fn advance(&self, by: Duration) {
+        self.change(|state| {
+            let by = by.min(CENTURY.saturating_sub(state.shift));
+            state.shift += by;
+            let now = self.now();
+            state.bots.values_mut().for_each(|bot| bot.advance(now, by));
+        });
     }
 
     /// Starts a load on a bot, in place of the one that runs.
@@ -302,74 +347,6 @@ impl Emulator {
         Ok((Settled { settled: unsettled == 0, pending, unanswered }, moved))
     }
 
-    /// The verdict about all bots; `window` is the half width around a handover (5 s is usual).
-    pub fn verdict(&self, window: Duration) -> Verdict {
-        let tokens: Vec<String> = self.state().bots.keys().cloned().collect();
-        let bots = tokens.iter().filter_map(|token| self.bot_verdict(token, window).ok());
-        Verdict::of(bots.collect())
-    }
-
-    /// The verdict about one bot.
-    ///
-    /// # Errors
-    /// [`Error::UnknownBot`].
-    pub fn bot_verdict(&self, token: &str, window: Duration) -> Result<BotVerdict, Error> {
-        self.judge(token, window, Duration::ZERO)
-    }
-
-    /// A verdict; an update that left the queue less than `patience` ago may still be answered.
-    pub(crate) fn judge(&self, token: &str, window: Duration, patience: Duration) -> Result<BotVerdict, Error> {
-        let state = self.state();
-        let now = self.now();
-        let bot = state.bots.get(token).ok_or(Error::UnknownBot)?;
-        let polls = bot.journal.polls(&state.lanes);
-        let updates = bot.journal.updates(&state.lanes);
-        let (username, bot_id) = (bot.username.clone(), bot.id);
-        let (stray, refused) = (bot.journal.stray(), bot.journal.refused());
-        let marks = state.marks_of(token);
-        drop(state);
-        let case = Case {
-            username: &username,
-            bot_id,
-            polls: &polls,
-            updates: &updates,
-            stray,
-            refused,
-            marks: &marks,
-            window,
-            now,
-            patience,
-        };
-        Ok(case.judge())
-    }
-
-    /// The life of every update of a bot.
-    ///
-    /// # Errors
-    /// [`Error::UnknownBot`].
-    pub fn ledger(&self, token: &str) -> Result<Ledger, Error> {
-        self.read_bot(token, |bot, lanes| Ledger {
-            username: bot.username.clone(),
-            updates: bot.journal.updates(lanes),
-        })
-    }
-
-    /// Every getUpdates request to a bot, in the order of arrival.
-    ///
-    /// # Errors
-    /// [`Error::UnknownBot`].
-    pub fn polls(&self, token: &str) -> Result<Vec<PollRecord>, Error> {
-        self.read_bot(token, |bot, lanes| bot.journal.polls(lanes))
-    }
-
-    /// Every other request to a bot, in the order of arrival.
-    ///
-    /// # Errors
-    /// [`Error::UnknownBot`].
-    pub fn requests(&self, token: &str) -> Result<Vec<RequestRecord>, Error> {
-        self.read_bot(token, |bot, lanes| bot.journal.requests(lanes))
-    }
-
     /// Stops: closes the ports and every connection.
     pub fn shutdown(&self) {
         self.0.stop.cancel();
@@ -383,6 +360,10 @@ impl Emulator {
 
     pub(crate) fn tls(&self) -> Option<&TlsAcceptor> {
         self.0.tls.as_ref()
+    }
+
+    pub(crate) fn connections_log(&self) -> &Arc<Connections> {
+        &self.0.log
     }
 
     pub(crate) fn next_connection(&self) -> u64 {
@@ -400,13 +381,15 @@ impl Emulator {
         // Taken under the lock: requests are numbered in the order in which they take effect.
         let (now, request) = (self.now(), self.0.requests.fetch_add(1, Ordering::Relaxed) + 1);
         let state = &mut *state;
+        let origin = sender.origin();
+        self.0.log.request(origin.connection, &target.token, request, &target.method);
         let Some(bot) = state.bots.get_mut(&target.token) else {
             let error = if bot_id(&target.token).is_some() { Error::UnknownBot } else { Error::Token };
             return (request, Err(error));
         };
         let method = if target.method.is_empty() { args.get("method").to_owned() } else { target.method.clone() };
-        let call = Call { request, origin: sender.origin(), sender: sender.clone(), method, args };
-        let reaction = bot.call(now, unix_time(), &state.lanes, call);
+        let call = Call { request, origin, sender: sender.clone(), method, args };
+        let reaction = bot.call(now, bot.unix_time(), &state.lanes, call);
         self.notify();
         (request, Ok(reaction))
     }
@@ -449,6 +432,26 @@ impl Emulator {
         tokio::spawn(async move { stop.run_until_cancelled(task).await });
     }
 
+    async fn post(self, token: String, post: Post, poster: Result<Poster, String>) {
+        let posted = match poster {
+            Ok(poster) => poster.post(&post).await,
+            Err(text) => Posted::Unanswered(Failure { text, status: None, retry_after: None }),
+        };
+        let (result, args) = match posted {
+            Posted::Taken(args) => (Ok(()), args),
+            Posted::Refused(failure) => (Err((failure, true)), Args::default()),
+            Posted::Unanswered(failure) => (Err((failure, false)), Args::default()),
+        };
+        self.change(|state| {
+            let (now, request) = (self.now(), self.0.requests.fetch_add(1, Ordering::Relaxed) + 1);
+            let origin = Origin { ip: Ipv4Addr::UNSPECIFIED.into(), port_lane: Some("webhook".into()), connection: 0 };
+            let call = Call { request, origin, sender: Arc::new(Nobody), method: String::new(), args };
+            if let Some(bot) = state.bots.get_mut(&token) {
+                bot.posted(now, &state.lanes, &post, call, result);
+            }
+        });
+    }
+
     /// Does what becomes due: answers polls at their timeout, sends delayed conflicts.
     async fn run_timer(self) {
         loop {
@@ -456,7 +459,12 @@ impl Emulator {
             let (ticked, next) = {
                 let mut state = self.state();
                 let ticked = state.bots.values_mut().fold(false, |any, bot| bot.tick(now) | any);
-                (ticked, state.bots.values().filter_map(|bot| bot.server.deadline()).min())
+                for (token, bot) in &mut state.bots {
+                    for (post, poster) in bot.posts(now, &self.0.authorities) {
+                        self.spawn(self.clone().post(token.clone(), post, poster));
+                    }
+                }
+                (ticked, state.bots.values().filter_map(Bot::deadline).min())
             };
             if ticked {
                 self.0.changed.send_modify(|n| *n += 1);
@@ -482,6 +490,17 @@ impl State {
     }
 }
 
+/// Who sends what a webhook answers with.
+struct Nobody;
+
+impl Sender for Nobody {
+    fn alive(&self) -> bool {
+        true
+    }
+
+    fn unheard(&self, _: RequestId, _: u16) {}
+}
+
 /// An address that a client can connect to.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let mut address = address;
@@ -489,8 +508,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         address.set_ip(IpAddr::from([127, 0, 0, 1]));
     }
     address
-}
-
-fn unix_time() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }

@@ -5,19 +5,23 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use futures::{StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    body::{Body as _, Incoming},
+    header::{
+        ACCEPT_RANGES, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE,
+        RETRY_AFTER,
+    },
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -28,16 +32,21 @@ use tokio::{
 };
 
 use crate::{
-    answer::Answer,
-    args::{Args, target},
-    bot::{Reaction, Sender},
+    answer::{Answer, Content},
+    args::{Args, Target, file_target, target},
+    body::{Refused, decoded},
+    bot::{DOWNLOAD, Reaction, Sender},
+    connections::Connections,
     emulator::Emulator,
     journal::Origin,
-    model::Error,
+    model::{ConnectionEnd, Error},
     server::RequestId,
 };
 
-const MAX_BODY: usize = 64 << 20;
+/// Bytes of a request's head; above that it is answered with 431.
+const MAX_HEADERS: usize = 1 << 18;
+/// The server has no limit of its own here.
+const MAX_HEADER_LINES: usize = 4096;
 
 /// One client's connection.
 pub(crate) struct Connection {
@@ -47,6 +56,8 @@ pub(crate) struct Connection {
     /// Owned by the connection's task: who waits for an answer must not keep the socket open.
     stream: Weak<TcpStream>,
     tls: bool,
+    log: Arc<Connections>,
+    end: OnceLock<ConnectionEnd>,
 }
 
 /// The handler gives up: hyper closes the connection.
@@ -59,9 +70,9 @@ pub(crate) async fn listen(emulator: Emulator, listener: TcpListener, lane: Opti
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // An IPv4 peer of a dual-stack port is that IPv4 address to everybody else.
-                let ip = peer.ip().to_canonical();
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let stop = emulator.stopped().clone();
-                let task = serve(emulator.clone(), stream, ip, lane.clone());
+                let task = serve(emulator.clone(), stream, peer, lane.clone());
                 tokio::spawn(async move { stop.run_until_cancelled(task).await });
             }
             Err(error) => {
@@ -72,30 +83,33 @@ pub(crate) async fn listen(emulator: Emulator, listener: TcpListener, lane: Opti
     }
 }
 
-async fn serve(emulator: Emulator, stream: TcpStream, ip: IpAddr, lane: Option<Arc<str>>) {
+async fn serve(emulator: Emulator, stream: TcpStream, peer: SocketAddr, lane: Option<Arc<str>>) {
     let _ = stream.set_nodelay(true);
     let stream = Arc::new(stream);
     let tls = emulator.tls().cloned();
     let connection = Arc::new(Connection {
         id: emulator.next_connection(),
-        ip,
+        ip: peer.ip(),
         lane,
         stream: Arc::downgrade(&stream),
         tls: tls.is_some(),
+        log: emulator.connections_log().clone(),
+        end: OnceLock::new(),
     });
+    connection.log.opened(connection.origin(), peer);
+    let socket = Socket(stream, connection.clone());
     let result = match tls {
-        None => serve_http(emulator, connection, Socket(stream)).await,
-        Some(tls) => match tls.accept(Socket(stream)).await {
-            Ok(stream) => serve_http(emulator, connection, stream).await,
-            Err(error) => {
-                tracing::debug!(%ip, %error, "TLS handshake");
-                return;
-            }
+        None => serve_http(emulator, connection.clone(), socket).await.map_err(io::Error::other),
+        Some(tls) => match tls.accept(socket).await {
+            Ok(stream) => serve_http(emulator, connection.clone(), stream).await.map_err(io::Error::other),
+            Err(error) => Err(error),
         },
     };
     if let Err(error) = result {
-        tracing::debug!(%ip, %error, "connection");
+        tracing::debug!(%peer, %error, "connection");
     }
+    let end = *connection.end.get_or_init(|| ConnectionEnd::ServerFin);
+    connection.log.closed(connection.id, end);
 }
 
 async fn serve_http<S>(emulator: Emulator, connection: Arc<Connection>, stream: S) -> Result<(), hyper::Error>
@@ -106,7 +120,10 @@ where
         let (emulator, connection) = (emulator.clone(), connection.clone());
         async move { handle(emulator, connection, request).await }
     });
-    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    let mut server = hyper::server::conn::http1::Builder::new();
+    // Twice: hyper does not count exactly, and answers the same.
+    server.max_buf_size(2 * MAX_HEADERS).max_headers(MAX_HEADER_LINES);
+    server.serve_connection(TokioIo::new(stream), service).await
 }
 
 async fn handle(
@@ -114,31 +131,78 @@ async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Reset> {
-    if !matches!(*request.method(), Method::GET | Method::POST) {
-        return Ok(empty(StatusCode::NOT_IMPLEMENTED));
+    if head_length(&request) > MAX_HEADERS {
+        return Ok(refused(Refused::Bare(431)));
     }
     if request.uri().scheme().is_some() {
         let text = "Not Found: absolute URI is specified in the Request-Line";
         return Ok(response(Answer::error(404, text)));
     }
+    if let Some((token, path)) = file_target(request.uri().path()) {
+        return download(emulator, connection, &request, token, path).await;
+    }
+    if !matches!(*request.method(), Method::GET | Method::POST) {
+        return Ok(refused(Refused::Bare(501)));
+    }
     let Some(target) = target(request.uri().path()) else {
         return Ok(response(Answer::error(404, "Not Found")));
     };
-    let query = request.uri().query().map(str::to_owned);
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-        return Ok(response(Answer::error(413, "Request Entity Too Large")));
+    let (parts, body) = request.into_parts();
+    let args = match arguments(&parts, body).await {
+        Ok(args) => args,
+        Err(why) => return Ok(refused(why)),
     };
-    let args = Args::read(query.as_deref(), &content_type, body.to_bytes()).await;
+    answer(emulator, connection, target, args).await.map(response)
+}
+
+fn head_length(request: &Request<Incoming>) -> usize {
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    request.uri().path_and_query().map_or(0, |p| p.as_str().len()) + lines.sum::<usize>()
+}
+
+/// Reads what a request asks for.
+async fn arguments(parts: &http::request::Parts, body: Incoming) -> Result<Args, Refused> {
+    let header = |name| parts.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or("");
+    let body = if body.is_end_stream() {
+        None
+    } else {
+        let stream = body.into_data_stream().map_err(io::Error::other).boxed();
+        Some(decoded(&header(CONTENT_ENCODING).to_ascii_lowercase(), stream)?)
+    };
+    Args::read(parts.uri.query(), header(CONTENT_TYPE), body).await
+}
+
+/// Has a request executed and waits for its answer.
+async fn answer(emulator: Emulator, connection: Arc<Connection>, target: Target, args: Args) -> Result<Answer, Reset> {
     let (id, reaction) = emulator.call(&connection, &target, args);
     let reaction = match reaction {
         Ok(reaction) => reaction,
-        Err(error) => return Ok(response(unauthorized(&error, &target.method))),
+        Err(error) => return Ok(unauthorized(&error, &target.method)),
     };
     let mut watch = Watch { emulator, token: target.token, request: id, answered: false };
     let answer = react(reaction).await;
     watch.answered = true;
-    answer.map(response).ok_or_else(|| connection.reset())
+    let answer = answer.ok_or_else(|| connection.reset())?;
+    connection.log.answered(connection.id, id, answer.status, !connection.alive());
+    Ok(answer)
+}
+
+/// `/file/bot<token>/<path>`: GET and HEAD, whole or one range.
+async fn download(
+    emulator: Emulator,
+    connection: Arc<Connection>,
+    request: &Request<Incoming>,
+    token: String,
+    path: String,
+) -> Result<Response<Full<Bytes>>, Reset> {
+    let head = *request.method() == Method::HEAD;
+    if !head && *request.method() != Method::GET {
+        return Ok(refused(Refused::Bare(405)));
+    }
+    let range = request.headers().get(RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let args = Args::of(vec![("file_path".to_owned(), path)]);
+    let answer = answer(emulator, connection, Target { token, method: DOWNLOAD.to_owned() }, args).await?;
+    Ok(file_response(answer, head, range.as_deref()))
 }
 
 fn unauthorized(error: &Error, method: &str) -> Answer {
@@ -187,16 +251,75 @@ impl Drop for Watch {
     }
 }
 
-fn empty(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
+/// The rest of the request is not read: the connection ends with this answer.
+fn refused(why: Refused) -> Response<Full<Bytes>> {
+    let mut response = match why {
+        Refused::Upload => response(Answer::error(413, "Request Entity Too Large")),
+        Refused::Bare(status) => {
+            let mut bare = Response::new(Full::default());
+            *bare.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+            bare
+        }
+    };
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
+fn file_response(answer: Answer, head: bool, range: Option<&str>) -> Response<Full<Bytes>> {
+    if answer.content != Content::File {
+        return response(answer);
+    }
+    let (body, length) = (answer.body.clone(), answer.body.len());
+    let mut response = response(answer);
+    response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let (part, content_range) = match range.and_then(|text| asked_range(text, length)) {
+        None => (body, None),
+        Some(Ok((from, to))) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            (body.slice(from..to), Some(format!("bytes {from}-{}/{length}", to - 1)))
+        }
+        Some(Err(OutOfRange)) => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            (Bytes::new(), Some(format!("bytes */{length}")))
+        }
+    };
+    if let Some(value) = content_range.and_then(|text| HeaderValue::try_from(text).ok()) {
+        response.headers_mut().insert(CONTENT_RANGE, value);
+    }
+    response.headers_mut().insert(CONTENT_LENGTH, part.len().into());
+    *response.body_mut() = if head { Full::default() } else { Full::new(part) };
+    response
+}
+
+/// The range has nothing of the file.
+#[derive(Debug, PartialEq, Eq)]
+struct OutOfRange;
+
+/// The part that is asked for: from, and to (exclusive). None: no range, several, or one that is not understood; the whole file then.
+fn asked_range(text: &str, length: usize) -> Option<Result<(usize, usize), OutOfRange>> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let (from, to) = match (first.trim(), last.trim()) {
+        ("", suffix) => (length.saturating_sub(suffix.parse().ok()?), length),
+        (first, "") => (first.parse().ok()?, length),
+        (first, last) => {
+            let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+            if last < first {
+                return None;
+            }
+            (first, last.saturating_add(1).min(length))
+        }
+    };
+    Some(if from < to { Ok((from, to)) } else { Err(OutOfRange) })
+}
+
 fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content_type = if answer.html { "text/html" } else { "application/json" };
+    let content_type = match answer.content {
+        Content::Json => "application/json",
+        Content::Html => "text/html",
+        Content::File => "application/octet-stream",
+    };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
@@ -215,6 +338,7 @@ impl Connection {
 
     /// From now on closing it is a reset.
     fn reset(&self) -> Reset {
+        let _ = self.end.set(ConnectionEnd::ServerReset);
         if let Some(stream) = self.stream.upgrade() {
             let _ = set_socket_linger(&*stream, Some(Duration::ZERO));
         }
@@ -223,6 +347,10 @@ impl Connection {
 }
 
 impl Sender for Connection {
+    fn unheard(&self, request: RequestId, status: u16) {
+        self.log.answered(self.id, request, status, true);
+    }
+
     /// Asks the kernel: the connection's task may not yet have been told of a FIN or a reset that is here already.
     fn alive(&self) -> bool {
         let Some(stream) = self.stream.upgrade() else {
@@ -243,7 +371,18 @@ fn closes_tls(record: [u8; 5]) -> bool {
 }
 
 /// A stream that can be asked for its state while hyper owns it.
-struct Socket(Arc<TcpStream>);
+struct Socket(Arc<TcpStream>, Arc<Connection>);
+
+// === impl Socket ===
+
+impl Socket {
+    /// Notes who ended the connection; the first sign counts.
+    fn ended(&self, error: Option<&io::Error>) {
+        let reset = |e: &io::Error| matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        let end = if error.is_some_and(reset) { ConnectionEnd::ClientReset } else { ConnectionEnd::ClientFin };
+        let _ = self.1.end.set(end);
+    }
+}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -251,11 +390,17 @@ impl AsyncRead for Socket {
             ready!(self.0.poll_read_ready(cx))?;
             match self.0.try_read(buf.initialize_unfilled()) {
                 Ok(n) => {
+                    if n == 0 {
+                        self.ended(None);
+                    }
                     buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    self.ended(Some(&error));
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }
@@ -267,7 +412,11 @@ impl AsyncWrite for Socket {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.try_write(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                Err(error) => {
+                    self.ended(Some(&error));
+                    return Poll::Ready(Err(error));
+                }
+                Ok(n) => return Poll::Ready(Ok(n)),
             }
         }
     }
@@ -277,6 +426,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = self.1.end.set(ConnectionEnd::ServerFin);
         match shutdown(&*self.0, Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
@@ -295,7 +445,9 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
         let stream = Arc::new(listener.accept().await.expect("a client").0);
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let connection = Connection { id: 1, ip, lane: None, stream: Arc::downgrade(&stream), tls };
+        let log = Arc::new(Connections::new(std::time::Instant::now()));
+        let (stream_of, end) = (Arc::downgrade(&stream), OnceLock::new());
+        let connection = Connection { id: 1, ip, lane: None, stream: stream_of, tls, log, end };
         (client, stream, connection)
     }
 

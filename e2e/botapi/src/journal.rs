@@ -3,7 +3,7 @@
 //! Lanes are named when a record is read: a pod's name may become known after its first poll.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -86,11 +86,14 @@ pub(crate) struct Journal {
     polls: Vec<Poll>,
     poll_of: HashMap<RequestId, usize>,
     first_id: i32,
-    updates: Vec<Life>,
+    next_id: i32,
+    /// By id; those between `first_id` and `next_id` that are missing are forgotten.
+    updates: BTreeMap<i32, Life>,
     requests: Vec<(Origin, RequestRecord)>,
     request_of: HashMap<RequestId, usize>,
     stray: u64,
     refused: u64,
+    dropped: u64,
     /// Updates that are not both removed and answered.
     unsettled: HashSet<i32>,
     /// When an update last moved.
@@ -101,19 +104,21 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn new(first_id: i32) -> Self {
-        Self { first_id, ..Self::default() }
+        Self { first_id, next_id: first_id, ..Self::default() }
     }
 
     pub(crate) fn pushed(&mut self, now: At, id: i32, chat: i64) {
-        debug_assert_eq!(id, self.first_id + self.updates.len() as i32, "ids are given in sequence");
-        self.updates.push(Life { pushed: now, chat, ..Life::default() });
+        debug_assert_eq!(id, self.next_id, "ids are given in sequence");
+        self.next_id = id + 1;
+        self.updates.insert(id, Life { pushed: now, chat, ..Life::default() });
         self.unsettled.insert(id);
         self.moved = now;
     }
 
     /// The bot's allowed_updates, or a full queue, kept an update out.
-    pub(crate) fn keep_out(&mut self) {
+    pub(crate) fn keep_out(&mut self, no_room: bool) {
         self.refused += 1;
+        self.dropped += u64::from(no_room);
     }
 
     pub(crate) fn poll(&mut self, now: At, request: RequestId, origin: Origin, args: &GetUpdates, open_polls: u32) {
@@ -193,6 +198,14 @@ impl Journal {
         }
     }
 
+    /// A webhook answered, whatever: it has the update.
+    pub(crate) fn posted(&mut self, now: At, request: RequestId, origin: &Origin, id: i32) {
+        if let Some(life) = self.life(id) {
+            life.deliveries.push((now, request, origin.clone(), true));
+            self.moved = now;
+        }
+    }
+
     pub(crate) fn removed(&mut self, now: At, ids: &[i32], why: Removal, by: Option<(RequestId, Origin)>) {
         for id in ids {
             let Some(life) = self.life(*id) else { continue };
@@ -208,6 +221,9 @@ impl Journal {
     /// A message was sent; its text answers the updates that it mentions.
     pub(crate) fn replied(&mut self, now: At, request: RequestId, origin: &Origin, text: &str) {
         for id in mentions(text) {
+            if self.was_forgotten(id) {
+                self.recall(now, id, request, origin);
+            }
             let Some(life) = self.life(id) else {
                 self.stray += 1;
                 continue;
@@ -235,8 +251,36 @@ impl Journal {
     }
 
     fn life(&mut self, id: i32) -> Option<&mut Life> {
-        let index = usize::try_from(id.checked_sub(self.first_id)?).ok()?;
-        self.updates.get_mut(index)
+        self.updates.get_mut(&id)
+    }
+
+    // === forgetting ===
+
+    /// Forgets what was over before `cut`, except updates that were lost or answered twice; returns how many records.
+    pub(crate) fn forget(&mut self, cut: At) -> usize {
+        let records = self.polls.len() + self.requests.len() + self.updates.len();
+        self.polls.retain(|p| p.record.end == PollEnd::Open || p.record.ended.is_none_or(|at| at >= cut));
+        self.poll_of = self.polls.iter().enumerate().map(|(i, p)| (p.record.request, i)).collect();
+        self.requests.retain(|(_, r)| r.arrived >= cut);
+        self.request_of = self.requests.iter().enumerate().map(|(i, (_, r))| (r.request, i)).collect();
+        self.updates.retain(|_, life| !life.over(cut));
+        records - (self.polls.len() + self.requests.len() + self.updates.len())
+    }
+
+    /// Updates that were answered once, and whose records are gone.
+    pub(crate) fn forgotten(&self) -> u64 {
+        (self.next_id - self.first_id) as u64 - self.updates.len() as u64
+    }
+
+    fn was_forgotten(&self, id: i32) -> bool {
+        (self.first_id..self.next_id).contains(&id) && !self.updates.contains_key(&id)
+    }
+
+    /// What is known of a forgotten update: it was confirmed, and answered once.
+    fn recall(&mut self, now: At, id: i32, request: RequestId, origin: &Origin) {
+        let removed = Some(Left { at: now, why: Removal::Confirmed, by: None });
+        let replies = vec![(now, request, origin.clone())];
+        self.updates.insert(id, Life { pushed: now, removed, replies, ..Life::default() });
     }
 
     // === reading ===
@@ -247,6 +291,10 @@ impl Journal {
 
     pub(crate) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(crate) fn moved(&self) -> At {
@@ -260,10 +308,7 @@ impl Journal {
 
     /// Updates that were removed and are not answered.
     pub(crate) fn unanswered(&self) -> u64 {
-        let removed = |id: &&i32| {
-            let index = usize::try_from(**id - self.first_id).ok();
-            index.and_then(|i| self.updates.get(i)).is_some_and(|life| life.removed.is_some())
-        };
+        let removed = |id: &&i32| self.updates.get(*id).is_some_and(|life| life.removed.is_some());
         self.unsettled.iter().filter(removed).count() as u64
     }
 
@@ -281,14 +326,19 @@ impl Journal {
     }
 
     pub(crate) fn updates(&self, names: &LaneNames) -> Vec<UpdateRecord> {
-        let lives = self.updates.iter().zip(self.first_id..);
-        lives.map(|(life, id)| life.named(id, names)).collect()
+        self.updates.iter().map(|(id, life)| life.named(*id, names)).collect()
     }
 }
 
 // === impl Life ===
 
 impl Life {
+    /// Confirmed and answered once, before that time.
+    fn over(&self, cut: At) -> bool {
+        let left = self.removed.as_ref().is_some_and(|left| left.at < cut);
+        left && matches!(&self.replies[..], [(at, ..)] if *at < cut)
+    }
+
     fn named(&self, id: i32, names: &LaneNames) -> UpdateRecord {
         let deliveries = self.deliveries.iter().map(|(at, request, origin, usable)| Delivery {
             at: *at,

@@ -18,13 +18,18 @@
 //! ```
 //!
 //! What it models is the published server's source (tdlib/telegram-bot-api 10.0); nothing was run against the real cloud service.
-//! It has the polling half of the server, not its webhooks: `setWebhook` makes getUpdates conflict, and delivers nothing.
+//! Where it differs from it: README.md of this crate.
 
 mod admin;
 mod answer;
 mod args;
+mod body;
 mod bot;
+mod connections;
+mod deliver;
 mod emulator;
+mod files;
+mod flood;
 mod http;
 mod journal;
 mod load;
@@ -33,6 +38,7 @@ mod model;
 mod server;
 mod timeline;
 mod tls;
+mod updates;
 mod verdict;
 
 pub use emulator::Emulator;

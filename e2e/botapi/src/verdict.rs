@@ -33,6 +33,9 @@ pub(crate) struct Case<'a> {
     pub(crate) updates: &'a [UpdateRecord],
     pub(crate) stray: u64,
     pub(crate) refused: u64,
+    pub(crate) dropped: u64,
+    /// Updates whose records are gone: each was answered once.
+    pub(crate) forgotten: u64,
     /// Those of this bot, in order of time.
     pub(crate) marks: &'a [(At, Mark)],
     /// Half width of the window around a handover.
@@ -65,8 +68,8 @@ impl Case<'_> {
         let mut v = BotVerdict {
             username: self.username.to_owned(),
             bot_id: self.bot_id,
-            updates: self.updates.len() as u64,
-            answered: 0,
+            updates: self.updates.len() as u64 + self.forgotten,
+            answered: self.forgotten,
             counts: Counts::default(),
             planned: Counts::default(),
             crash: Counts::default(),
@@ -74,6 +77,7 @@ impl Case<'_> {
             in_progress: 0,
             stray: self.stray,
             refused: self.refused,
+            dropped: self.dropped,
             conflicts: Conflicts::default(),
             late: late.len() as u64,
             open_polls_max: 0,

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, secs};
+use super::{Error, Kind, secs};
 
 /// How an emulator is started. The default is what tests want: plain HTTP on ephemeral ports of loopback.
 #[derive(Clone, Debug)]
@@ -15,6 +15,19 @@ pub struct Options {
     pub admin: SocketAddr,
     /// Serve the Bot API (not the admin port) over TLS.
     pub tls: Option<TlsFiles>,
+    /// How webhooks are delivered.
+    pub webhooks: WebhookOptions,
+    /// Answer 429 like Telegram: more than a message a second to a chat, 20 a minute to a group, 30 a second in all.
+    pub flood_limits: bool,
+}
+
+/// What webhooks may be.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookOptions {
+    /// `http:` URLs are taken, too.
+    pub http: bool,
+    /// PEM file of certificate authorities that are trusted besides the well-known ones.
+    pub ca: Option<PathBuf>,
 }
 
 /// PEM files of the Bot API port's certificate.
@@ -29,21 +42,8 @@ pub struct TlsFiles {
 impl Default for Options {
     fn default() -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { listen: loopback, admin: loopback, tls: None }
+        Self { listen: loopback, admin: loopback, tls: None, webhooks: WebhookOptions::default(), flood_limits: false }
     }
-}
-
-/// The type of an update; it decides how long Telegram keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A text message; kept for a day.
-    #[default]
-    Message,
-    /// A pressed button; kept for 150 s.
-    CallbackQuery,
-    /// Typing `@bot …`; kept for 30 s.
-    InlineQuery,
 }
 
 /// Updates to be put into a bot's queue. The text of each is `#<update_id>`.
@@ -56,11 +56,13 @@ pub struct Push {
     pub chat: i64,
     /// Of which type.
     pub kind: Kind,
+    /// The text is made at least this long (1 MiB at most): for what is about sizes.
+    pub bytes: u32,
 }
 
 impl Default for Push {
     fn default() -> Self {
-        Self { count: 1, chat: 1001, kind: Kind::Message }
+        Self { count: 1, chat: 1001, kind: Kind::Message, bytes: 0 }
     }
 }
 

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 mod input;
+mod kind;
 mod records;
 mod verdict;
 
 pub use input::*;
+pub use kind::*;
 pub use records::*;
 pub use verdict::*;
 

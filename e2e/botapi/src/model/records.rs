@@ -108,6 +108,8 @@ pub enum Removal {
     Confirmed,
     /// A getUpdates with a negative offset.
     NegativeOffset,
+    /// The webhook answered 2xx.
+    Webhook,
     /// drop_pending_updates, or logOut.
     Dropped,
     /// Its time was over.
@@ -183,4 +185,57 @@ pub struct RequestRecord {
     pub arrived: At,
     /// The status that it was answered with; none: reset, or hanging.
     pub status: Option<u16>,
+}
+
+/// Who ended a connection, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionEnd {
+    /// The client closed it (FIN, with TLS also close_notify).
+    ClientFin,
+    /// The client reset it.
+    ClientReset,
+    /// The emulator closed it.
+    ServerFin,
+    /// The emulator reset it: a fault.
+    ServerReset,
+}
+
+/// One request on a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRequest {
+    /// Its number.
+    pub request: u64,
+    /// Its method, as it was sent.
+    pub method: String,
+    /// When it arrived.
+    #[serde(rename = "arrived_ms", with = "ms")]
+    pub arrived: At,
+    /// When it was answered; none: not yet, or never.
+    #[serde(rename = "answered_ms", with = "ms::option")]
+    pub answered: Option<At>,
+    /// With which status.
+    pub status: Option<u16>,
+    /// It was answered to a closed connection: nobody could read it.
+    pub to_nobody: bool,
+}
+
+/// One connection to a Bot API port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRecord {
+    /// Who opened it.
+    #[serde(flatten)]
+    pub peer: Peer,
+    /// The peer's port.
+    pub port: u16,
+    /// When it was opened.
+    #[serde(rename = "opened_ms", with = "ms")]
+    pub opened: At,
+    /// When it was closed.
+    #[serde(rename = "closed_ms", with = "ms::option")]
+    pub closed: Option<At>,
+    /// By whom, and how.
+    pub end: Option<ConnectionEnd>,
+    /// What came over it.
+    pub requests: Vec<ConnectionRequest>,
 }

@@ -136,6 +136,9 @@ pub struct BotVerdict {
     /// Updates that never came into the queue: the bot's `allowed_updates` do not name their kind, or the queue was full.
     #[serde(default)]
     pub refused: u64,
+    /// The part of `refused` for which there was no room: 100,000 updates or 128 MiB wait, or it is above 512 KiB.
+    #[serde(default)]
+    pub dropped: u64,
     /// Visible 409s by cause, wherever they fall.
     pub conflicts: Conflicts,
     /// Late requests: single polls of a former poller in the midst of its successor's, within crash windows.

@@ -22,12 +22,14 @@
 //! Conflicts: the first one is answered at once; one that falls within 3 s of it is answered 3 s after it arose.
 
 mod queue;
+mod webhook;
 
 use std::{collections::VecDeque, time::Duration};
 
 use crate::model::{At, Conflict, Kind, Removal};
 pub(crate) use queue::Event;
-use queue::{Got, Queue};
+use queue::{Got, Queue, QueueKey};
+pub(crate) use webhook::{After, Failure, Post, Webhook};
 
 pub(crate) type RequestId = u64;
 
@@ -58,6 +60,11 @@ pub(crate) struct SetWebhook {
     pub(crate) secret_token: String,
     pub(crate) drop_pending_updates: bool,
     pub(crate) allowed_updates: Option<String>,
+    pub(crate) max_connections: Option<i32>,
+    pub(crate) ip_address: String,
+    pub(crate) certificate: Option<bytes::Bytes>,
+    /// The emulator was told to take `http:` URLs.
+    pub(crate) http: bool,
 }
 
 /// What setWebhook and deleteWebhook answer.
@@ -66,6 +73,22 @@ pub(crate) enum WebhookAnswer {
     Ok(&'static str),
     BadRequest(&'static str),
     RetryAfter(u64),
+}
+
+/// Of what type an update is, and whose: a webhook gets those of one key one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    pub(crate) kind: Kind,
+    pub(crate) chat: i64,
+}
+
+/// Why an update did not come into the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeptOut {
+    /// `allowed_updates`.
+    Unwanted,
+    /// The queue is full, or the update too big.
+    NoRoom,
 }
 
 /// What the machine wants done.
@@ -102,11 +125,11 @@ pub(crate) struct Server {
     previous_start: Option<At>,
     next_conflict: At,
     delayed: VecDeque<(At, RequestId, Conflict)>,
-    webhook_url: String,
-    webhook_secret: String,
+    webhook: Option<Webhook>,
+    webhooks: u64,
     next_set_webhook: At,
-    /// None: the default set, which has all kinds that exist here.
-    allowed: Option<Vec<String>>,
+    /// None: the default set.
+    allowed: Option<Vec<Kind>>,
 }
 
 // === impl Server ===
@@ -120,8 +143,8 @@ impl Server {
             previous_start: None,
             next_conflict: At::ZERO,
             delayed: VecDeque::new(),
-            webhook_url: String::new(),
-            webhook_secret: String::new(),
+            webhook: None,
+            webhooks: 0,
             next_set_webhook: At::ZERO,
             allowed: None,
         }
@@ -131,12 +154,40 @@ impl Server {
         self.queue.len()
     }
 
-    pub(crate) fn webhook_url(&self) -> &str {
-        &self.webhook_url
+    pub(crate) fn webhook(&self) -> Option<&Webhook> {
+        self.webhook.as_ref()
     }
 
-    pub(crate) fn allowed_updates(&self) -> Option<&[String]> {
-        self.allowed.as_deref()
+    /// What is to be posted to the webhook now.
+    pub(crate) fn posts(&mut self, now: At) -> Vec<Post> {
+        self.webhook.as_mut().map_or_else(Vec::new, |webhook| webhook.posts(now, self.queue.iter()))
+    }
+
+    /// What came of a post; one of a webhook that is no more says nothing.
+    pub(crate) fn posted(&mut self, now: At, post: &Post, result: Result<(), Failure>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(webhook) = self.webhook.as_mut().filter(|w| w.generation == post.generation) else {
+            return effects;
+        };
+        let after = match result {
+            Ok(()) => {
+                webhook.succeeded(post);
+                removed(&mut effects, self.queue.forget(post.update), Removal::Webhook, 0);
+                return effects;
+            }
+            Err(failure) => webhook.failed(now, post, self.queue.expires(post.update), failure),
+        };
+        match after {
+            After::Retry => {}
+            After::Drop => removed(&mut effects, self.queue.forget(post.update), Removal::Expired, 0),
+            After::Remove => self.webhook = None,
+        }
+        effects
+    }
+
+    /// None: the default set.
+    pub(crate) fn allowed_updates(&self) -> Option<Vec<&'static str>> {
+        self.allowed.as_ref().map(|kinds| kinds.iter().map(|k| k.name()).collect())
     }
 
     /// The poll that holds the slot.
@@ -144,13 +195,13 @@ impl Server {
         self.pending.as_ref().map(|p| p.request)
     }
 
-    /// Puts an update into the queue and returns its id; none: the bot does not want this kind, or there is no room.
-    pub(crate) fn push(&mut self, now: At, kind: Kind, json: impl FnOnce(i32) -> String) -> Option<i32> {
-        let wanted = self.allowed.as_ref().is_none_or(|names| names.iter().any(|n| n == kind.name()));
-        if !wanted {
-            return None;
+    /// Puts an update into the queue and returns its id.
+    pub(crate) fn push(&mut self, now: At, key: Key, json: impl FnOnce(i32) -> String) -> Result<i32, KeptOut> {
+        let kind = key.kind;
+        if !self.allowed.as_ref().map_or(kind.by_default(), |kinds| kinds.contains(&kind)) {
+            return Err(KeptOut::Unwanted);
         }
-        let id = self.queue.push(now + kind.lifetime(), json)?;
+        let id = self.queue.push(now + kind.lifetime(), key.of(), json).ok_or(KeptOut::NoRoom)?;
         if let Some(pending) = &mut self.pending {
             if !pending.woken {
                 pending.woken = true;
@@ -158,13 +209,20 @@ impl Server {
             }
             pending.alarm = pending.deadline.min(now + WAIT_AFTER_UPDATE);
         }
-        Some(id)
+        Ok(id)
+    }
+
+    /// Deletes what is too old. The server does it every now and then; here it happens when the clock is moved.
+    pub(crate) fn expire(&mut self, now: At) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        removed(&mut effects, self.queue.expire(now), Removal::Expired, 0);
+        effects
     }
 
     /// A getUpdates request.
     pub(crate) fn get_updates(&mut self, now: At, request: RequestId, args: &GetUpdates) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if !self.webhook_url.is_empty() {
+        if self.webhook.is_some() {
             self.conflict(now, request, Conflict::WebhookActive, request, &mut effects);
             return effects;
         }
@@ -233,7 +291,8 @@ impl Server {
     pub(crate) fn deadline(&self) -> Option<At> {
         let delayed = self.delayed.front().map(|(at, ..)| *at);
         let pending = self.pending.as_ref().map(|p| p.alarm);
-        delayed.into_iter().chain(pending).min()
+        let retry = self.webhook.as_ref().and_then(Webhook::deadline);
+        delayed.into_iter().chain(pending).chain(retry).min()
     }
 
     /// Does what has become due.
@@ -262,8 +321,7 @@ impl Server {
             }
             self.next_set_webhook = now + SET_WEBHOOK_INTERVAL;
         }
-        let unchanged = self.webhook_url == args.url && self.webhook_secret == args.secret_token;
-        if unchanged && !args.drop_pending_updates {
+        if !args.drop_pending_updates && self.unchanged(args) {
             self.set_allowed_updates(args.allowed_updates.as_deref());
             let text = if args.url.is_empty() { "Webhook is already deleted" } else { "Webhook is already set" };
             return (WebhookAnswer::Ok(text), effects);
@@ -273,8 +331,7 @@ impl Server {
         {
             self.conflict(now, old.request, Conflict::SetWebhook, request, &mut effects);
         }
-        let was_set = !std::mem::take(&mut self.webhook_url).is_empty();
-        self.webhook_secret.clear();
+        let was_set = self.webhook.take().is_some();
         if args.drop_pending_updates {
             removed(&mut effects, self.queue.keep_last(0), Removal::Dropped, request);
         }
@@ -282,13 +339,25 @@ impl Server {
             let text = if was_set { "Webhook was deleted" } else { "Webhook is already deleted" };
             return (WebhookAnswer::Ok(text), effects);
         }
-        if !args.url.starts_with("https://") || args.url.len() <= "https://".len() {
-            return (WebhookAnswer::BadRequest("Bad Request: invalid webhook URL specified"), effects);
+        if let Some(wrong) = wrong(args) {
+            return (WebhookAnswer::BadRequest(wrong), effects);
         }
         self.set_allowed_updates(args.allowed_updates.as_deref());
-        self.webhook_url.clone_from(&args.url);
-        self.webhook_secret.clone_from(&args.secret_token);
+        self.webhooks += 1;
+        let (url, secret) = (args.url.clone(), args.secret_token.clone());
+        let mut webhook = Webhook::new(self.webhooks, url, secret, max_connections(args));
+        webhook.certificate.clone_from(&args.certificate);
+        webhook.ip_address.clone_from(&args.ip_address);
+        self.webhook = Some(webhook);
         (WebhookAnswer::Ok("Webhook was set"), effects)
+    }
+
+    fn unchanged(&self, args: &SetWebhook) -> bool {
+        let Some(set) = &self.webhook else {
+            return args.url.is_empty();
+        };
+        let same = (&set.url, &set.secret, &set.ip_address) == (&args.url, &args.secret_token, &args.ip_address);
+        same && set.max_connections == max_connections(args) && set.certificate.is_none() && args.certificate.is_none()
     }
 
     /// `close` and `logOut` answer the pending poll; the latter empties the queue.
@@ -309,13 +378,36 @@ impl Server {
             return;
         };
         let names: Vec<String> = names.iter().map(|n| n.to_lowercase()).collect();
-        self.allowed = (!names.is_empty()).then_some(names);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|k| names.iter().any(|n| n == k.name())).collect();
+        let default = kinds.is_empty() || Kind::ALL.iter().all(|k| k.by_default() == kinds.contains(k));
+        self.allowed = (!default).then_some(kinds);
+    }
+}
+
+fn max_connections(args: &SetWebhook) -> usize {
+    args.max_connections.unwrap_or(40).clamp(1, 100) as usize
+}
+
+/// What is wrong with a webhook.
+fn wrong(args: &SetWebhook) -> Option<&'static str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let host = |url: &str| url.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    if !host(&args.url) {
+        Some("Bad Request: invalid webhook URL specified")
+    } else if args.secret_token.len() > 256 {
+        Some("Bad Request: secret token is too long")
+    } else if !args.secret_token.bytes().all(plain) {
+        Some("Bad Request: secret token contains unallowed characters")
+    } else if !args.url.starts_with("https://") && !args.http {
+        Some("Bad Request: bad webhook: An HTTPS URL must be provided for webhook")
+    } else {
+        None
     }
 }
 
 fn removed(effects: &mut Vec<Effect>, ids: Vec<i32>, why: Removal, request: RequestId) {
     if !ids.is_empty() {
-        let request = (why != Removal::Expired).then_some(request);
+        let request = (!matches!(why, Removal::Expired | Removal::Webhook)).then_some(request);
         effects.push(Effect::Removed { ids, why, request });
     }
 }
@@ -333,25 +425,11 @@ fn cut(events: Vec<Event>) -> Vec<Event> {
     events.into_iter().take(fits).collect()
 }
 
-// === impl Kind ===
+// === impl Key ===
 
-impl Kind {
-    /// Its name in `allowed_updates` and in an update.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Message => "message",
-            Self::CallbackQuery => "callback_query",
-            Self::InlineQuery => "inline_query",
-        }
-    }
-
-    /// How long the server keeps it.
-    pub fn lifetime(self) -> Duration {
-        match self {
-            Self::Message => Duration::from_secs(86_400),
-            Self::CallbackQuery => Duration::from_secs(150),
-            Self::InlineQuery => Duration::from_secs(30),
-        }
+impl Key {
+    fn of(self) -> QueueKey {
+        (self.chat, self.kind.lane())
     }
 }
 

@@ -16,10 +16,14 @@ const MAX_TOTAL_BYTES: usize = 1 << 27;
 const MAX_EVENT_BYTES: usize = 1 << 19;
 const FUTURE: i64 = 10;
 
+/// A chat (or user), and the class of its updates.
+pub(crate) type QueueKey = (i64, u8);
+
 /// One update, as it will be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) id: i32,
+    pub(crate) key: QueueKey,
     pub(crate) expires: At,
     pub(crate) json: Arc<str>,
 }
@@ -57,7 +61,7 @@ impl Queue {
     }
 
     /// Appends an update; `json` is given its id. None: the queue is full, or the update too big.
-    pub(crate) fn push(&mut self, expires: At, json: impl FnOnce(i32) -> String) -> Option<i32> {
+    pub(crate) fn push(&mut self, expires: At, key: QueueKey, json: impl FnOnce(i32) -> String) -> Option<i32> {
         let id = self.tail;
         let json: Arc<str> = json(id).into();
         let full = self.events.len() >= MAX_EVENTS || self.bytes + json.len() > MAX_TOTAL_BYTES;
@@ -65,7 +69,7 @@ impl Queue {
             return None;
         }
         self.bytes += json.len();
-        self.events.push_back(Event { id, expires, json });
+        self.events.push_back(Event { id, key, expires, json });
         self.tail += 1;
         Some(id)
     }
@@ -74,6 +78,39 @@ impl Queue {
     pub(crate) fn keep_last(&mut self, keep: usize) -> Vec<i32> {
         let surplus = self.events.len().saturating_sub(keep);
         (0..surplus).filter_map(|_| self.pop()).collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+
+    /// When an update's time is over; none: it is not here.
+    pub(crate) fn expires(&self, id: i32) -> Option<At> {
+        self.events.iter().find(|e| e.id == id).map(|e| e.expires)
+    }
+
+    /// Deletes one update.
+    pub(crate) fn forget(&mut self, id: i32) -> Vec<i32> {
+        let Some(index) = self.events.iter().position(|e| e.id == id) else {
+            return Vec::new();
+        };
+        self.bytes -= self.events.remove(index).map_or(0, |e| e.json.len());
+        vec![id]
+    }
+
+    /// Deletes every update whose time is over and returns their ids.
+    pub(crate) fn expire(&mut self, now: At) -> Vec<i32> {
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        self.events.retain(|e| {
+            let over = e.expires < now;
+            if over {
+                ids.push(e.id);
+                bytes += e.json.len();
+            }
+            !over
+        });
+        self.bytes -= bytes;
+        ids
     }
 
     /// Deletes everything below `from` and returns the first `limit` updates from there.
@@ -114,11 +151,12 @@ mod tests {
     use super::*;
 
     const FAR: At = At::from_secs(86_400);
+    const ANY: QueueKey = (1, 0);
 
     fn queue(n: usize) -> Queue {
         let mut q = Queue::new(1_000_000);
         for _ in 0..n {
-            q.push(FAR, |id| format!("#{id}")).expect("room");
+            q.push(FAR, ANY, |id| format!("#{id}")).expect("room");
         }
         q
     }
@@ -143,7 +181,7 @@ mod tests {
         assert_eq!(q.len(), 2, "an offset far in the future deletes nothing");
         let got = q.get(1_000_002 + 10, 100, At::ZERO).expect("in range");
         assert_eq!(got.confirmed.len(), 2);
-        q.push(FAR, |_| String::new()).expect("room");
+        q.push(FAR, ANY, |_| String::new()).expect("room");
         let got = q.get(1_000_002 + 10, 100, At::ZERO).expect("in range");
         assert_eq!((got.confirmed.len(), got.events.len()), (1, 0), "deleted without ever being delivered");
     }
@@ -158,8 +196,8 @@ mod tests {
     #[test]
     fn an_expired_update_is_deleted_and_not_delivered() {
         let mut q = Queue::new(1);
-        q.push(At::from_secs(30), |id| id.to_string()).expect("room");
-        q.push(FAR, |id| id.to_string()).expect("room");
+        q.push(At::from_secs(30), ANY, |id| id.to_string()).expect("room");
+        q.push(FAR, ANY, |id| id.to_string()).expect("room");
         let got = q.get(1, 100, At::from_secs(31)).expect("in range");
         assert_eq!(got.expired, [1]);
         assert_eq!(got.events.len(), 1);
@@ -169,14 +207,14 @@ mod tests {
     #[test]
     fn a_full_queue_drops_what_is_new() {
         let mut q = queue(MAX_EVENTS);
-        assert_eq!(q.push(FAR, |_| String::new()), None);
+        assert_eq!(q.push(FAR, ANY, |_| String::new()), None);
         assert_eq!(q.tail, 1_000_000 + 100_000);
     }
 
     #[test]
     fn an_update_above_512_kib_is_dropped() {
         let mut q = queue(0);
-        assert_eq!(q.push(FAR, |_| "x".repeat(MAX_EVENT_BYTES + 1)), None);
-        assert!(q.push(FAR, |_| "x".repeat(MAX_EVENT_BYTES)).is_some());
+        assert_eq!(q.push(FAR, ANY, |_| "x".repeat(MAX_EVENT_BYTES + 1)), None);
+        assert!(q.push(FAR, ANY, |_| "x".repeat(MAX_EVENT_BYTES)).is_some());
     }
 }

@@ -51,7 +51,11 @@ impl Bench {
     }
 
     fn push(&mut self, at: f64) -> Option<i32> {
-        self.server.push(s(at), Kind::Message, |id| format!("{{\"update_id\":{id}}}"))
+        self.push_as(at, Kind::Message).ok()
+    }
+
+    fn push_as(&mut self, at: f64, kind: Kind) -> Result<i32, KeptOut> {
+        self.server.push(s(at), Key { kind, chat: 1 }, |id| format!("{{\"update_id\":{id}}}"))
     }
 
     fn call(&mut self, at: f64, args: &GetUpdates) -> Vec<Seen> {
@@ -115,7 +119,8 @@ fn limit_is_100_at_most_and_1_at_least() {
 fn an_answer_stops_at_4_mib() {
     let mut b = Bench::new();
     for _ in 0..20 {
-        b.server.push(s(0.0), Kind::Message, |_| "x".repeat(500_000));
+        let message = Key { kind: Kind::Message, chat: 1 };
+        let _ = b.server.push(s(0.0), message, |_| "x".repeat(500_000));
     }
     let effects = b.poll(0.0, 0, 0);
     assert!(matches!(&effects[..], [Delivered(_, ids)] if ids.len() == 8), "{effects:?}");
@@ -153,8 +158,8 @@ fn an_offset_up_to_tail_plus_10_deletes_what_arrives_below_it() {
 #[test]
 fn an_expired_update_is_not_delivered() {
     let mut b = Bench::new();
-    b.server.push(s(0.0), Kind::InlineQuery, |_| String::new());
-    b.server.push(s(0.0), Kind::CallbackQuery, |_| String::new());
+    b.push_as(0.0, Kind::InlineQuery).expect("room");
+    b.push_as(0.0, Kind::CallbackQuery).expect("room");
     assert_eq!(b.poll(31.0, 0, 0), [Removed(vec![0], Removal::Expired), Delivered(1, vec![1])]);
     assert_eq!(b.poll(151.0, 0, 0), [Removed(vec![1], Removal::Expired), Delivered(2, vec![])]);
 }
@@ -371,7 +376,7 @@ fn more_than_one_set_webhook_a_second_is_429() {
 #[test]
 fn a_webhook_needs_an_https_url() {
     let mut b = Bench::new();
-    let refused = WebhookAnswer::BadRequest("Bad Request: invalid webhook URL specified");
+    let refused = WebhookAnswer::BadRequest("Bad Request: bad webhook: An HTTPS URL must be provided for webhook");
     assert_eq!(b.set_webhook(0.0, "http://example.com", false).0, refused);
     assert_eq!(b.poll(1.0, 0, 0), [Delivered(2, vec![])], "it was not set");
 }
@@ -390,6 +395,23 @@ fn allowed_updates_stay_until_another_list_comes() {
     assert_eq!(b.push(31.0), None, "missing and bad lists change nothing");
     b.call(40.0, &with("[]"));
     assert_eq!(b.push(41.0), Some(FIRST), "an empty list is the default one");
+}
+
+#[test]
+fn three_types_are_off_until_a_list_names_them() {
+    let mut b = Bench::new();
+    for kind in Kind::ALL {
+        let off = matches!(kind, Kind::ChatMember | Kind::MessageReaction | Kind::MessageReactionCount);
+        assert_eq!(b.push_as(0.0, kind).is_err(), off, "{kind:?}");
+    }
+    let list = Some(r#"["Chat_Member", "no such type"]"#.to_owned());
+    b.call(10.0, &GetUpdates { allowed_updates: list, ..GetUpdates::default() });
+    assert!(b.push_as(11.0, Kind::ChatMember).is_ok());
+    assert_eq!(b.push_as(11.0, Kind::Message), Err(KeptOut::Unwanted));
+    assert_eq!(b.server.allowed_updates(), Some(vec!["chat_member"]));
+    let list = Some(r#"["no such type"]"#.to_owned());
+    b.call(20.0, &GetUpdates { allowed_updates: list, ..GetUpdates::default() });
+    assert_eq!(b.server.allowed_updates(), None, "nothing that is known: the default set");
 }
 
 #[test]
