@@ -35,6 +35,7 @@ mod journal;
 mod load;
 mod methods;
 mod model;
+mod reading;
 mod server;
 mod timeline;
 mod tls;
@@ -43,3 +44,4 @@ mod verdict;
 
 pub use emulator::Emulator;
 pub use model::*;
+pub use reading::Reading;

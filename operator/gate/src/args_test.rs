@@ -1,11 +1,7 @@
+use pollux_botapi::Reading;
 use proptest::prelude::*;
 
 use super::*;
-
-/// The emulator's reader, written by somebody else from the same source. Its file stands for itself, so it can be taken as it is.
-#[allow(dead_code)]
-#[path = "../../../e2e/botapi/src/args.rs"]
-mod emulator;
 
 fn headers(kind: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -214,6 +210,7 @@ fn body() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
+    /// The emulator's reader was written by somebody else from the same source.
     #[test]
     fn r01_two_readers_of_one_specification_agree(
         query in prop::option::of("(offset|limit|a)=[0-9%+&=]{0,4}(&method=[a-zA-Z%]{0,3})?"),
@@ -224,9 +221,11 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (ours, theirs) = runtime.block_on(async {
-            let theirs = emulator::Args::read(query.as_deref(), kind, Bytes::from(body.clone())).await;
+            let theirs = Reading::of(query.as_deref(), kind, Bytes::from(body.clone())).await;
             (read(query.as_deref(), &headers(kind), &body).await, theirs)
         });
+        // The server refuses a form that breaks off; the gate makes the best of it.
+        let Some(theirs) = theirs else { return Ok(()) };
         for name in NAMES {
             prop_assert_eq!(ours.get(name).unwrap_or_default(), theirs.get(name), "{}", name);
         }
@@ -238,11 +237,11 @@ proptest! {
 
     #[test]
     fn r01_two_readers_of_paths_agree(path in "/bot[0-9]{0,2}(:|%3[Aa])?(a|%2[fF]|/|%|%4|\u{e4}|test|[g-z]){0,6}/?(test/)?[a-zA-Z%4]{0,6}") {
-        let theirs = emulator::target(&path);
+        let theirs = Reading::target(&path);
         let ours = BotPath::parse(&path).unwrap();
-        if let Some(theirs) = theirs {
-            prop_assert_eq!(&ours.token, &theirs.token);
-            prop_assert_eq!(&ours.method, &theirs.method.trim_start_matches('/').to_ascii_lowercase());
+        if let Some((token, method)) = theirs {
+            prop_assert_eq!(&ours.token, &token);
+            prop_assert_eq!(&ours.method, &method.trim_start_matches('/').to_ascii_lowercase());
         } else {
             prop_assert_eq!(&ours.method, "", "a path that ends after the token");
         }
