@@ -157,11 +157,8 @@ impl Ground {
         let observer = pollux_lease::Observer::spawn(self.dir.path().join("owner"));
         let mut state = observer.state();
         state.wait_for(|state| *state == pollux_lease::ObserverState::Up).await?;
-        let resource = pollux_lease::Resource {
-            cluster: "test".into(),
-            namespace: "default".into(),
-            name: self.bot.clone(),
-        };
+        let resource =
+            pollux_lease::Resource { cluster: "test".into(), namespace: "default".into(), name: self.bot.clone() };
         let setting = pollux_lease::Setting { generation: 1, eligible: None, json };
         observer.put_setting(&resource, &setting).await?;
         Ok(())

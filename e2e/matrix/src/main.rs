@@ -96,7 +96,8 @@ async fn matrix(cli: Cli) -> Result<()> {
         report::write_table(page, &setups, &rows)?;
     }
     let summary = Summary::of(&rows, setups.len());
-    let broken: std::collections::BTreeSet<_> = rows.iter().filter(|r| !r.broken.is_empty()).map(|r| (&r.bot, r.mode, r.scenario)).collect();
+    let broken: std::collections::BTreeSet<_> =
+        rows.iter().filter(|r| !r.broken.is_empty()).map(|r| (&r.bot, r.mode, r.scenario)).collect();
     println!("matrix: {} passed, {} failed", rows.len() - broken.len(), broken.len());
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(summary.failed.is_empty(), "{} findings; they are in the last line under `failed`", summary.failed.len());

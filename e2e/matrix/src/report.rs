@@ -126,7 +126,8 @@ pub(crate) fn write_table(page: &Path, setups: &[Setup], rows: &[Row]) -> Result
 }
 
 fn table(setups: &[Setup], rows: &[Row]) -> String {
-    let find = |bot: &str, mode, scenario| rows.iter().find(|r| (r.bot.as_str(), r.mode, r.scenario) == (bot, mode, scenario));
+    let find =
+        |bot: &str, mode, scenario| rows.iter().find(|r| (r.bot.as_str(), r.mode, r.scenario) == (bot, mode, scenario));
     let mut text = String::new();
     for (title, columns) in [
         (
@@ -173,7 +174,9 @@ fn table(setups: &[Setup], rows: &[Row]) -> String {
         for setup in setups {
             let cells: Vec<String> = columns
                 .iter()
-                .map(|(_, mode, scenario)| find(&setup.name, *mode, *scenario).map_or_else(|| "-".to_owned(), Row::short))
+                .map(|(_, mode, scenario)| {
+                    find(&setup.name, *mode, *scenario).map_or_else(|| "-".to_owned(), Row::short)
+                })
                 .collect();
             let _ = writeln!(text, "| {} {} | {} |", setup.title, setup.version, cells.join(" | "));
         }
@@ -195,9 +198,9 @@ fn table(setups: &[Setup], rows: &[Row]) -> String {
                  batch comes again"
             }
         };
-        let silence = silences.get(setup.name.as_str()).map_or(String::new(), |ms| {
-            format!(" (longest silence in its rolls: {:.1} s)", *ms as f64 / 1000.0)
-        });
+        let silence = silences
+            .get(setup.name.as_str())
+            .map_or(String::new(), |ms| format!(" (longest silence in its rolls: {:.1} s)", *ms as f64 / 1000.0));
         let _ = writeln!(text, "* **{}** {promise}{silence}.", setup.title);
     }
     text.push('\n');

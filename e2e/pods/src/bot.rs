@@ -109,7 +109,8 @@ impl BotProcess {
                 (&mut self.task).await
             }
         };
-        let code = status.ok().flatten().and_then(|status| if status.signal().is_some() { None } else { status.code() });
+        let code =
+            status.ok().flatten().and_then(|status| if status.signal().is_some() { None } else { status.code() });
         Ended { code, took: began.elapsed(), killed }
     }
 

@@ -50,7 +50,8 @@ impl World {
     }
 
     pub(crate) async fn pod(&self, name: &str) -> Pod {
-        let upstream = Upstream { url: self.emulator.lane(name).await.unwrap().parse().unwrap(), ca_pem: None, proxy: None };
+        let upstream =
+            Upstream { url: self.emulator.lane(name).await.unwrap().parse().unwrap(), ca_pem: None, proxy: None };
         let token_file = self.folder.path().join("token");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = Proxy::start(listener.local_addr().unwrap().port()).unwrap();

@@ -151,8 +151,10 @@ async fn r01_an_offset_of_more_than_32_bits_is_the_one_that_the_server_reads() {
 async fn r01_a_method_in_the_query_of_an_upload_lets_it_stream() {
     let emulator = emulator().await;
     let rig = Rig::new(&emulator.url()).await;
-    let body = format!("chat_id=1&text=hi&filler={}", "x".repeat(2 << 20));
-    let sent = post("/?method=sendMessage", &[("content-type", FORM)], body);
+    let part = |head: &str, body: &str| format!("--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{body}\r\n");
+    let file = part("name=\"document\"; filename=\"large\"", &"x".repeat(2 << 20));
+    let body = format!("{}{file}--x--\r\n", part("name=\"chat_id\"", "1"));
+    let sent = post("/?method=sendDocument", &[("content-type", "multipart/form-data; boundary=x")], body);
     assert_eq!(rig.bot().await.send(sent).await.json()["ok"], true, "more than the gate would read");
 }
 
