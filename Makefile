@@ -63,6 +63,7 @@ lint: need-build $(DENY) ## Formatting, clippy, generated files, licences and so
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	$(BUILD) --quiet
 	@BIN=$(BIN) .ci/generated
+	e2e/bots/check_docs.py
 	$(DENY) --log-level error check bans licenses sources
 
 unit: need-build need-unit need-cluster ## Tests of all crates: pure ones, on a real PostgreSQL, in a real browser, the chart
@@ -134,6 +135,22 @@ burden: need-build need-postgres ## What the leases of 100 bots cost the databas
 burden-hour: BURDEN_MINUTES := 60
 burden-hour: burden ## The same for an hour, which shows more of autovacuum and checkpoints
 
+# MATRIX='--bots grammy --modes gate --scenarios roll' is for one cell; docs/libraries.md is written by a whole run only.
+.PHONY: matrix matrix-quick
+matrix: need-build need-postgres need-bots ## Real bots of every library in every scenario, as processes (two hours); one JSON object as its last line
+	$(BUILD)
+	@e2e/bots/install.sh
+	@$(BIN)/pollux-matrix $(if $(MATRIX),$(MATRIX),--table docs/libraries.md)
+
+# Those of Python and Node: they are installed in seconds. Rolls and crashes, which the whole product is about.
+QUICK_BOTS := ptb aiogram pytelegrambotapi grammy grammy-runner telegraf ntba2 gramio
+empty :=
+comma := ,
+matrix-quick: need-build need-postgres need-bots
+	$(BUILD) --quiet
+	@e2e/bots/install.sh $(QUICK_BOTS)
+	@$(BIN)/pollux-matrix --bots $(subst $(empty) ,$(comma),$(QUICK_BOTS)) --modes gate,settled --scenarios roll,crash --rolls 2 --lanes 3
+
 # What libFuzzer needs to see, by the pinned stable compiler: these flags are what cargo-fuzz sets, less the sanitizers.
 FUZZ := $(CARGO_TARGET_DIR)/fuzz
 FUZZ_MINUTES ?= 10
@@ -171,7 +188,7 @@ clean-cache: ## Remove the testbed's programs and the images (1.5 GB); stop clus
 
 ## === what the targets bring along ===
 
-.PHONY: need-build need-unit need-libraries need-postgres need-bench need-cluster
+.PHONY: need-build need-unit need-libraries need-bots need-postgres need-bench need-cluster
 need-build:
 	@command -v cc >/dev/null || $(NEED) "gcc=Rust links with it" "libc6-dev=Rust links against it"
 
@@ -186,6 +203,10 @@ need-libraries:
 	@python3 -m pip --version >/dev/null 2>&1 || $(NEED) "python3-pip=fetches psycopg, which a tested program uses"
 	@command -v npm >/dev/null || $(NEED) "npm=fetches pg and typescript, which a tested program uses"
 	@e2e/exactly-once/libraries/install.sh
+
+need-bots:
+	@python3 -m pip --version >/dev/null 2>&1 || $(NEED) "python3-pip=fetches the libraries of the bots in Python"
+	@command -v npm >/dev/null || $(NEED) "npm=fetches the libraries of the bots in JavaScript"
 
 need-postgres:
 	@$(NEED) "postgresql=the lease is kept in it"
