@@ -162,11 +162,23 @@ async fn crash(ground: &Ground, runs: u32) -> Result<Figures> {
     ground.answers(4, BACK).await?;
     for _ in 0..runs {
         let leader = leader(&pods).await?;
+        hands_full(ground).await?;
         ground.crash(pods.remove(leader)).await;
         pods.push(ground.replica().await?);
         ground.answers(30, BACK).await?;
     }
     ground.judge(pods).await
+}
+
+/// A burst, and waits until the bot has some of it in hand: a death at a quiet moment would show nothing.
+async fn hands_full(ground: &Ground) -> Result<()> {
+    ground.emulator.push(&ground.token, Push { count: BURST, ..Push::default() })?;
+    let in_hand = |e: &pollux_botapi::Emulator| {
+        let ledger = e.ledger(&ground.token);
+        ledger.is_ok_and(|l| l.updates.iter().rev().any(|u| !u.deliveries.is_empty() && u.replies.is_empty()))
+    };
+    ensure!(ground.emulator.until(BACK, in_hand).await, "nothing was delivered");
+    Ok(())
 }
 
 async fn leader(pods: &[Replica]) -> Result<usize> {
@@ -289,6 +301,7 @@ async fn bot_restart(ground: &Ground, runs: u32) -> Result<Figures> {
     ground.load(RATE, BURST)?;
     ground.answers(10, BACK).await?;
     for _ in 0..runs {
+        hands_full(ground).await?;
         one.bot.kill();
         ground.answers(20, BACK).await?;
     }
