@@ -111,7 +111,8 @@ soak: soak-model soak-schedules ## The lease at length: the model with wider bou
 # One seed: POLLUX_SEEDS=184..185 cargo test -p pollux-lease --lib simulation
 soak-model: need-build ## The model with two deviations of each schedule, each variant's world with its rule kept, and 100,000 simulated schedules
 	@$(STAGE) "simulation" 3600 env POLLUX_SEEDS=0..100000 cargo test --release -p pollux-lease --lib core::simulation::at_no_instant -- --nocapture
-	@$(STAGE) "model" 3600 env POLLUX_DEVIATIONS=2 cargo test --release -p pollux-lease --lib core::model -- --nocapture --test-threads 1
+	@$(STAGE) "variants" 3600 env POLLUX_DEVIATIONS=2 cargo test --release -p pollux-lease --lib core::model -- --nocapture --test-threads 1
+	@$(STAGE) "model" 7200 cargo test --release -p pollux-lease --lib two_things_go_wrong -- --ignored --nocapture --test-threads 1
 
 soak-schedules: need-build need-unit ## Random schedules of faults on a real PostgreSQL, from the last seed on, for an hour (SOAK_MINUTES)
 	$(BUILD)
