@@ -100,6 +100,12 @@ bench-lease: need-build need-bench need-cluster ## The lease beside other leader
 	@$(STAGE) "Kubernetes" 900 $(TESTBED) build --kubernetes $(KUBERNETES)
 	@$(dir $(BIN))release/pollux-bench lease $(if $(BENCH),$(BENCH),--svg docs/bench-lease.svg)
 
+.PHONY: bench-gate
+bench-gate: need-build ## The gate as a proxy beside a bare one and nginx, in one run (3 minutes); one JSON object as its last line
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || $(NEED) "nginx=the gate is measured beside it"
+	@$(STAGE) "the bench and the agent, as they are published" 900 cargo build --release --package pollux-bench --package pollux-agent
+	@$(dir $(BIN))release/pollux-bench gate $(BENCH)
+
 # Where the runs of a machine add up, over clones and commits.
 SOAK_REPORT ?= $(POLLUX_CACHE)/soak/schedules.jsonl
 SOAK_MINUTES ?= 55

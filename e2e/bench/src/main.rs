@@ -1,5 +1,7 @@
 //! `pollux-bench`: the lease side by side with other electors, on the same PostgreSQL, API server and machine, in one run.
 //!
+//! And the gate beside other proxies ([`gate`]).
+//!
 //! Every contender is a process of its own, so that it can be killed and frozen, and writes down when it leads by the one
 //! clock of the machine. See [`rows`] for what is measured.
 //!
@@ -19,6 +21,7 @@ mod contend;
 mod contender;
 mod elector;
 mod figure;
+mod gate;
 mod handover;
 mod lane;
 mod plot;
@@ -40,7 +43,7 @@ use crate::contend::Seat;
 use crate::rows::{Row, Size};
 
 #[derive(Parser)]
-#[command(name = "pollux-bench", version, about = "How long it takes until somebody else leads")]
+#[command(name = "pollux-bench", version, about = "How long it takes until somebody else leads, and what the gate costs")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,6 +66,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
     },
+    /// Measure the gate as a proxy, beside a bare proxy and nginx; the last line is one JSON object
+    Gate(gate::Told),
     /// Draw the figures of an earlier run
     Plot {
         /// The JSON object
@@ -70,6 +75,9 @@ enum Command {
         /// The picture
         svg: PathBuf,
     },
+    /// Answer calls, or pass them on: what the gate is measured beside
+    #[command(hide = true)]
+    Serve(gate::Serve),
     /// Take part in an election: what the bench starts, freezes and kills
     #[command(hide = true)]
     Contend {
@@ -91,6 +99,12 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> Result<ExitCode> {
     match command {
         Command::Contend { seat } => contend::contend(seat).map(|()| ExitCode::SUCCESS),
+        Command::Gate(told) => {
+            let missed = runtime()?.block_on(gate::bench(&told))?;
+            missed.iter().for_each(|missed| eprintln!("{missed}"));
+            Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Serve(told) => runtime()?.block_on(gate::serve(told)).map(|()| ExitCode::SUCCESS),
         Command::Plot { json, svg } => {
             let text = std::fs::read_to_string(&json).with_context(|| format!("cannot read {}", json.display()))?;
             write(&svg, &plot::svg(&serde_json::from_str(&text)?)?)?;
@@ -99,9 +113,7 @@ fn carry_out(command: Command) -> Result<ExitCode> {
         Command::Lease { only, quick, json, svg } => {
             let rows = if only.is_empty() { Row::value_variants() } else { &only };
             let size = if quick { Size::Quick } else { Size::Full };
-            // Threads of a runtime that live as long as it does: contenders die with the thread that started them.
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            let (figures, failed) = runtime.block_on(run::run(rows, size))?;
+            let (figures, failed) = runtime()?.block_on(run::run(rows, size))?;
             let text = figures.to_string();
             println!("{text}");
             if let Some(path) = json {
@@ -113,6 +125,11 @@ fn carry_out(command: Command) -> Result<ExitCode> {
             Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// With threads that live as long as it does: contenders die with the thread that started them.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
