@@ -3,12 +3,12 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pollux_botapi::{Emulator, Load, Options};
+use pollux_botapi::{At, Emulator, Load, Options, PollRecord};
 use pollux_lease::Database;
 use pollux_lease::admin::Admin;
 use pollux_pods::{Agent, BotProcess, Pod, fresh_ip};
@@ -58,6 +58,8 @@ pub(crate) struct Ground {
     pub(crate) handler: Duration,
     /// Restarts of bots whose pods are gone.
     restarts: AtomicU32,
+    /// Of every pod that was deleted and handed over.
+    switches: Mutex<Vec<Duration>>,
     pods: AtomicU32,
     bot: String,
     seed: u64,
@@ -83,6 +85,16 @@ pub(crate) struct Figures {
     pub(crate) restarts: u32,
     pub(crate) open_polls_max: u32,
     pub(crate) longest_silence_ms: u64,
+    /// How long nobody polled at each planned handover, by the emulator's clock.
+    pub(crate) switch_ms: Vec<f64>,
+}
+
+/// From the end of the last poll of a pod that leaves, which confirms what its bot has, to the first poll of its successor.
+fn switch(polls: &[PollRecord], since: At) -> Option<Duration> {
+    let confirms = |poll: &PollRecord| poll.arrived >= since && (poll.timeout, poll.limit) == (0, 1);
+    let last = polls.iter().rposition(confirms)?;
+    let next = polls.get(last + 1)?;
+    Some(next.arrived - polls[last].ended?)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
@@ -143,6 +155,7 @@ impl Ground {
             setup,
             handler,
             restarts: AtomicU32::new(0),
+            switches: Mutex::default(),
             pods: AtomicU32::new(0),
             bot: format!("bot-{id}"),
             seed,
@@ -238,7 +251,7 @@ impl Ground {
     /// The pod is deleted: hook, SIGTERM to the bot, SIGTERM to the agent.
     pub(crate) async fn delete(&self, replica: Replica) -> Result<()> {
         self.restarts.fetch_add(replica.bot.restarts(), Ordering::Relaxed);
-        let began = Instant::now();
+        let (began, since) = (Instant::now(), self.emulator.now());
         if let Some(agent) = &replica.agent {
             let (status, said, _) = agent.pod.exec("drain").await;
             ensure!(status.success(), "the hook failed: {said}");
@@ -247,6 +260,8 @@ impl Ground {
         if let Some(mut agent) = replica.agent {
             let (code, _) = agent.terminate(GRACE).await;
             ensure!(code == Some(0), "the agent ended with {code:?}:\n{}", tail(&agent.log()));
+            let took = switch(&self.emulator.polls(&self.token)?, since);
+            self.switches.lock().unwrap_or_else(PoisonError::into_inner).extend(took);
         }
         Ok(())
     }
@@ -300,6 +315,10 @@ impl Ground {
             restarts: self.restarts.load(Ordering::Relaxed),
             open_polls_max: verdict.open_polls_max,
             longest_silence_ms: u64::try_from(verdict.longest_silence.as_millis()).unwrap_or(u64::MAX),
+            switch_ms: std::mem::take(&mut *self.switches.lock().unwrap_or_else(PoisonError::into_inner))
+                .iter()
+                .map(|took| took.as_micros() as f64 / 1000.0)
+                .collect(),
         })
     }
 }

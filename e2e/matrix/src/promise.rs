@@ -38,8 +38,12 @@ impl Promise {
             },
             // The bot's call fails in the midst, and whatever it makes of that.
             Scenario::GateRestart => Self { conflict: Some(0), ..NOTHING },
-            // Work that outlasts the drain is cut off.
-            Scenario::LongHandler => Self { conflict: Some(0), restarts: Some(0), ..NOTHING },
+            // Who acknowledges first and then works for long without a call cannot be seen working: Settled gets its updates back,
+            // up to the length of a drain. What outlasts that is cut off.
+            Scenario::Silent10 | Scenario::Silent30 => {
+                let settled = mode == Mode::Settled && scenario == Scenario::Silent10;
+                Self { lost: (settled || acks == Acks::After).then_some(0), dup: None, ..CLEAN }
+            }
             // Whoever polls with the token takes the session; the bot must not notice.
             Scenario::ForeignPoller => Self { conflict: None, ..CLEAN },
             // The gate meets the webhook before it is deleted.

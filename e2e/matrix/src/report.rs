@@ -35,6 +35,8 @@ pub(crate) struct Summary {
     cells: usize,
     gate_roll: Sum,
     settled_crash: Lost,
+    /// Of the rolls through the gate: how long nobody polled.
+    switch_ms: Switches,
     pub(crate) failed: Vec<String>,
 }
 
@@ -45,6 +47,14 @@ struct Sum {
     lost: u64,
     dup: u64,
     conflict: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Switches {
+    n: usize,
+    p50: f64,
+    p99: f64,
+    max: f64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -92,8 +102,10 @@ impl Summary {
             cells: rows.len(),
             gate_roll: Sum::default(),
             settled_crash: Lost::default(),
+            switch_ms: Switches::default(),
             failed: Vec::new(),
         };
+        let mut switches = Vec::new();
         for row in rows {
             let name = format!("{} {:?} {}", row.bot, row.mode, row.scenario.name()).to_lowercase();
             summary.failed.extend(row.broken.iter().map(|broken| format!("{name}: {broken}")));
@@ -104,6 +116,7 @@ impl Summary {
                     summary.gate_roll.lost += row.figures.lost;
                     summary.gate_roll.dup += row.figures.dup;
                     summary.gate_roll.conflict += row.figures.conflict;
+                    switches.extend(&row.figures.switch_ms);
                 }
                 (Mode::Settled, Scenario::Crash) => {
                     summary.settled_crash.runs += u64::from(row.runs);
@@ -112,7 +125,21 @@ impl Summary {
                 _ => {}
             }
         }
+        summary.switch_ms = Switches::of(switches);
         summary
+    }
+}
+
+// === impl Switches ===
+
+impl Switches {
+    fn of(mut took: Vec<f64>) -> Self {
+        took.sort_by(f64::total_cmp);
+        let percentile = |percent: usize| {
+            let rank = (took.len() * percent).div_ceil(100).saturating_sub(1);
+            took.get(rank).copied().unwrap_or_default()
+        };
+        Self { n: took.len(), p50: percentile(50), p99: percentile(99), max: percentile(100) }
     }
 }
 
@@ -139,8 +166,21 @@ fn table(setups: &[Setup], rows: &[Row]) -> String {
                 ("two replicas", Mode::Gate, Scenario::TwoLoaded),
                 ("2, 1, 2 replicas", Mode::Gate, Scenario::Scale),
                 ("roll in a backlog of 100", Mode::Gate, Scenario::Backlog),
-                ("roll, handler silent for 4 s", Mode::Gate, Scenario::SilentHandler),
-                ("roll, handler of 30 s", Mode::Gate, Scenario::LongHandler),
+            ],
+        ),
+        (
+            "Handlers that work for so long and call nothing meanwhile, in a roll",
+            vec![
+                ("0 s", Mode::Gate, Scenario::Silent0),
+                ("1 s", Mode::Gate, Scenario::Silent1),
+                ("3 s", Mode::Gate, Scenario::Silent3),
+                ("10 s", Mode::Gate, Scenario::Silent10),
+                ("30 s", Mode::Gate, Scenario::Silent30),
+                ("Settled: 0 s", Mode::Settled, Scenario::Silent0),
+                ("1 s", Mode::Settled, Scenario::Silent1),
+                ("3 s", Mode::Settled, Scenario::Silent3),
+                ("10 s", Mode::Settled, Scenario::Silent10),
+                ("30 s", Mode::Settled, Scenario::Silent30),
             ],
         ),
         (

@@ -56,7 +56,10 @@ fn fits(mode: Mode, scenario: Scenario) -> bool {
         Mode::Direct => {
             matches!(scenario, Scenario::Roll | Scenario::Crash | Scenario::TwoIdle | Scenario::TwoLoaded)
         }
-        Mode::Settled => matches!(scenario, Scenario::Roll | Scenario::Crash | Scenario::BotRestart),
+        Mode::Settled => {
+            let deaths = matches!(scenario, Scenario::Roll | Scenario::Crash | Scenario::BotRestart);
+            deaths || scenario.handler() != Scenario::Roll.handler()
+        }
     }
 }
 

@@ -55,16 +55,27 @@ pub(crate) enum Scenario {
     GateRestart,
     /// The bot's container is killed and started again.
     BotRestart,
-    /// A handler of four seconds that calls nothing meanwhile; a roll.
-    SilentHandler,
     /// A hundred messages are waiting at the start; a roll in the midst of them.
     Backlog,
-    /// A handler that outlasts the drain; a roll.
-    LongHandler,
+    /// A handler that answers at once; a roll while it has messages in hand.
+    #[serde(rename = "silent-0")]
+    Silent0,
+    /// The same with one that works for a second and calls nothing meanwhile.
+    #[serde(rename = "silent-1")]
+    Silent1,
+    /// Three seconds.
+    #[serde(rename = "silent-3")]
+    Silent3,
+    /// Ten.
+    #[serde(rename = "silent-10")]
+    Silent10,
+    /// Thirty: it outlasts the drain.
+    #[serde(rename = "silent-30")]
+    Silent30,
 }
 
 /// All of them.
-pub(crate) const ALL: [Scenario; 17] = [
+pub(crate) const ALL: [Scenario; 20] = [
     Scenario::Roll,
     Scenario::Crash,
     Scenario::TwoIdle,
@@ -79,9 +90,12 @@ pub(crate) const ALL: [Scenario; 17] = [
     Scenario::PostgresAway,
     Scenario::GateRestart,
     Scenario::BotRestart,
-    Scenario::SilentHandler,
     Scenario::Backlog,
-    Scenario::LongHandler,
+    Scenario::Silent0,
+    Scenario::Silent1,
+    Scenario::Silent3,
+    Scenario::Silent10,
+    Scenario::Silent30,
 ];
 
 // === impl Scenario ===
@@ -95,8 +109,11 @@ impl Scenario {
     /// How long a handler works.
     pub(crate) fn handler(self) -> Duration {
         Duration::from_millis(match self {
-            Self::SilentHandler => 4_000,
-            Self::LongHandler => 30_000,
+            Self::Silent0 => 0,
+            Self::Silent1 => 1_000,
+            Self::Silent3 => 3_000,
+            Self::Silent10 => 10_000,
+            Self::Silent30 => 30_000,
             _ => 100,
         })
     }
@@ -120,9 +137,12 @@ impl Scenario {
             Self::PostgresAway => postgres_away(ground).await,
             Self::GateRestart => gate_restart(ground).await,
             Self::BotRestart => bot_restart(ground, runs).await,
-            Self::SilentHandler => one_roll(ground, 1.0, 6).await,
-            Self::LongHandler => one_roll(ground, 0.2, 2).await,
             Self::Backlog => backlog(ground).await,
+            Self::Silent0 => one_roll(ground, RATE, 6).await,
+            Self::Silent1 => one_roll(ground, 1.0, 6).await,
+            Self::Silent3 => one_roll(ground, 0.5, 4).await,
+            Self::Silent10 => one_roll(ground, 0.2, 2).await,
+            Self::Silent30 => one_roll(ground, 0.1, 2).await,
         }
     }
 }
