@@ -13,7 +13,7 @@ use pollux_lease::Database;
 use pollux_lease::admin::Admin;
 use pollux_pods::{Agent, BotProcess, Pod, fresh_ip};
 use pollux_postgres::{Server, Stop};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ const DIRECT_READY: Duration = Duration::from_millis(2500);
 const STILL: Duration = Duration::from_secs(12);
 
 /// What is between the bot and Telegram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
     /// Nothing.
@@ -75,7 +75,7 @@ pub(crate) struct Replica {
 }
 
 /// What a cell showed.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) updates: u64,
     pub(crate) lost: u64,
@@ -297,11 +297,17 @@ impl Ground {
         Ok(())
     }
 
+    /// Waits until everything is answered, or nothing moves any more.
+    pub(crate) async fn still(&self) -> Result<()> {
+        let limit = STILL * 3 + self.handler * 20;
+        self.emulator.settled(Some(&self.token), limit, Some(STILL + self.handler)).await?;
+        Ok(())
+    }
+
     /// The load ends; when all that can still come has come, the pods end and the ledger is judged.
     pub(crate) async fn judge(&self, replicas: Vec<Replica>) -> Result<Figures> {
         self.emulator.stop_load(&self.token)?;
-        let limit = STILL * 3 + self.handler * 20;
-        self.emulator.settled(Some(&self.token), limit, Some(STILL + self.handler)).await?;
+        self.still().await?;
         let verdict = self.emulator.bot_verdict(&self.token, Duration::from_secs(5)).context("the verdict")?;
         for replica in replicas {
             self.crash(replica).await;

@@ -48,7 +48,7 @@ struct Cli {
     /// Write the table into this page
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
-    /// Write every row as a line of JSON
+    /// Every row as a line of JSON; cells that are in it already are not run again
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
 }
@@ -87,11 +87,7 @@ async fn matrix(cli: Cli) -> Result<()> {
     };
     let cells = run::cells(&setups, &wanted);
     println!("{} cells of {} bots, {} lanes, seed {}", cells.len(), setups.len(), wanted.lanes, wanted.seed);
-    let rows = run::run(cells, &wanted).await?;
-    if let Some(file) = &cli.rows {
-        let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-        std::fs::write(file, lines.join("\n") + "\n")?;
-    }
+    let rows = run::run(cells, &wanted, cli.rows.as_deref()).await?;
     if let Some(page) = &cli.table {
         report::write_table(page, &setups, &rows)?;
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ground::{Figures, Mode};
 use crate::run::Cell;
@@ -16,7 +18,7 @@ const BEGIN: &str = "<!-- begin: written by `make matrix` -->";
 const END: &str = "<!-- end -->";
 
 /// A cell that is through.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) bot: String,
     pub(crate) mode: Mode,
@@ -141,6 +143,22 @@ impl Switches {
         };
         Self { n: took.len(), p50: percentile(50), p99: percentile(99), max: percentile(100) }
     }
+}
+
+/// The rows in a file; none if it is not there.
+pub(crate) fn read(book: &Path) -> Result<Vec<Row>> {
+    let text = match std::fs::read_to_string(book) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| book.display().to_string())?,
+    };
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("{}: {line}", book.display()))).collect()
+}
+
+/// Adds one.
+pub(crate) fn append(book: &Path, row: &Row) -> Result<()> {
+    let mut file =
+        OpenOptions::new().create(true).append(true).open(book).with_context(|| book.display().to_string())?;
+    Ok(writeln!(file, "{}", serde_json::to_string(row)?)?)
 }
 
 /// Writes the table into the page, between its two marks.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use crate::ground::{Figures, Ground, LeaseDatabase, Mode};
 use crate::promise::Promise;
-use crate::report::Row;
+use crate::report::{self, Row};
 use crate::scenarios::{self, Scenario};
 use crate::setups::Setup;
 
@@ -41,6 +42,12 @@ pub(crate) struct Wanted {
 
 // === impl Cell ===
 
+impl Cell {
+    fn is(&self, row: &Row) -> bool {
+        (&self.setup.name, self.mode, self.scenario, self.runs) == (&row.bot, row.mode, row.scenario, row.runs)
+    }
+}
+
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = format!("{:?}", self.mode).to_lowercase();
@@ -58,7 +65,7 @@ fn fits(mode: Mode, scenario: Scenario) -> bool {
         }
         Mode::Settled => {
             let deaths = matches!(scenario, Scenario::Roll | Scenario::Crash | Scenario::BotRestart);
-            deaths || scenario.handler() != Scenario::Roll.handler()
+            deaths || scenario.is_silent()
         }
     }
 }
@@ -76,6 +83,7 @@ pub(crate) fn cells(setups: &[Setup], wanted: &Wanted) -> VecDeque<Cell> {
                 let runs = match (mode, scenario) {
                     (Mode::Gate, Scenario::Roll) => wanted.rolls,
                     (_, Scenario::Roll | Scenario::Crash | Scenario::BotRestart) => wanted.rolls.div_ceil(7),
+                    _ if scenario.is_silent() => wanted.rolls.div_ceil(7),
                     _ => 1,
                 };
                 let id = (library * 100 + row) as u64 * 10 + mode as u64;
@@ -87,13 +95,19 @@ pub(crate) fn cells(setups: &[Setup], wanted: &Wanted) -> VecDeque<Cell> {
     cells.into()
 }
 
-/// Runs them; the rows in the order in which they ended.
-pub(crate) async fn run(cells: VecDeque<Cell>, wanted: &Wanted) -> Result<Vec<Row>> {
+/// Runs those that are not in `book` yet; each is written there when it is over. All rows, in the order in which they ended.
+pub(crate) async fn run(mut cells: VecDeque<Cell>, wanted: &Wanted, book: Option<&Path>) -> Result<Vec<Row>> {
     let total = cells.len();
-    let (queue, rows) = (Arc::new(Mutex::new(cells)), Arc::new(Mutex::new(Vec::new())));
+    let mut known = book.map_or(Ok(Vec::new()), report::read)?;
+    known.retain(|row| cells.iter().any(|cell| cell.is(row)));
+    cells.retain(|cell| !known.iter().any(|row| cell.is(row)));
+    if !known.is_empty() {
+        println!("{} cells are in the file already; going on with the other {}", known.len(), cells.len());
+    }
+    let (queue, rows) = (Arc::new(Mutex::new(cells)), Arc::new(Mutex::new(known)));
     let began = Instant::now();
     let lanes = (0..wanted.lanes.min(total)).map(|_| {
-        let (queue, rows, seed) = (queue.clone(), rows.clone(), wanted.seed);
+        let (queue, rows, seed, book) = (queue.clone(), rows.clone(), wanted.seed, book.map(Path::to_owned));
         tokio::spawn(async move {
             let database = LeaseDatabase::start().await?;
             loop {
@@ -102,6 +116,9 @@ pub(crate) async fn run(cells: VecDeque<Cell>, wanted: &Wanted) -> Result<Vec<Ro
                 let row = judged(&cell, seed, database.clone()).await;
                 let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
                 rows.push(row.clone());
+                if let Some(book) = &book {
+                    report::append(book, &row)?;
+                }
                 println!("[{}/{total}, {} s] {}", rows.len(), began.elapsed().as_secs(), row.line(&cell));
             }
         })

@@ -120,7 +120,7 @@ impl App {
         if let Some(gate) = self.inner.gate.get()
             && timeout(last_calls, gate.shutdown()).await.is_err()
         {
-            let calls_in_flight = self.status().calls_in_flight;
+            let calls_in_flight = gate.calls_in_flight();
             warn!(calls_in_flight, "calls did not end in time and are cut off");
         }
         if let Some(handle) = self.inner.lease.get()

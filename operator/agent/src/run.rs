@@ -90,11 +90,13 @@ pub fn main(options: &RunOptions) -> ExitCode {
     };
     logs::start(&logging);
     die_of_panics();
-    // Two threads: one can be busy with TLS while the other keeps the lease's time. Every further one costs memory in every pod.
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(&config)),
-        Err(e) => Err(e.into()),
+    // Two threads: the gate's can be busy with TLS while the other keeps the lease's time. One each, because a call that goes from
+    // thread to thread on its way through the gate takes twice as long, and every further one costs memory in every pod.
+    let lease = runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).enable_all().build();
+    let gate = runtime::Builder::new_current_thread().max_blocking_threads(4).enable_all().build();
+    let ended = match (lease, gate) {
+        (Ok(lease), Ok(gate)) => gate.block_on(run(&config, lease.handle())),
+        (Err(e), _) | (_, Err(e)) => Err(e.into()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,11 +115,11 @@ fn die_of_panics() {
     }));
 }
 
-/// Serves until SIGTERM, and hands over before it returns.
+/// Serves until SIGTERM, and hands over before it returns. The lease is kept on a runtime of its own.
 ///
 /// # Errors
 /// What keeps it from serving at all.
-pub async fn run(config: &Config) -> Result<(), RunError> {
+pub async fn run(config: &Config, lease: &runtime::Handle) -> Result<(), RunError> {
     let mut stop = Stop::new()?;
     let identity = &config.identity;
     info!(version = VERSION, namespace = %identity.namespace, bot = %identity.bot, pod = %identity.pod,
@@ -131,7 +133,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     install_hook(config, &app)?;
 
     // A task of its own: it goes on while the drain lasts, because the gate must hear of each renewal until the last one.
-    let mut serving = tokio::spawn(serve(config.clone(), app.clone(), door));
+    let mut serving = tokio::spawn(serve(config.clone(), app.clone(), door, lease.clone()));
     tokio::select! {
         ended = &mut serving => match ended {
             Ok(Ok(never)) => match never {},
@@ -160,7 +162,7 @@ fn install_hook(config: &Config, app: &App) -> Result<(), RunError> {
 }
 
 /// Returns only if the gate cannot start.
-async fn serve(config: Config, app: App, door: TcpListener) -> Result<Infallible, RunError> {
+async fn serve(config: Config, app: App, door: TcpListener, runtime: runtime::Handle) -> Result<Infallible, RunError> {
     let token = wait_for(Need::Token, app.waiting(), || read_token(&config.token_file)).await;
     let settings = gate_settings(&config);
     let upstream =
@@ -176,7 +178,10 @@ async fn serve(config: Config, app: App, door: TcpListener) -> Result<Infallible
         // The pod is on its way out: taking part now would only make others wait for this replica.
         return std::future::pending().await;
     }
-    let lease = Lease::spawn(lease_config(&config, gate.bot_id(), TokenDigest::of(token.expose())));
+    let lease = {
+        let _on = runtime.enter();
+        Lease::spawn(lease_config(&config, gate.bot_id(), TokenDigest::of(token.expose())))
+    };
     drop(token);
     app.has_lease(lease.clone());
     Glue::new(app, gate, lease, settings).run().await;

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::answer::{self, Update};
-use crate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
+use crate::core::{Action, Call, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
 use crate::fence::{self, Fence};
 use crate::link::{Job, Link, LinkEvent};
 use crate::metrics::Metrics;
 use crate::upstream::{HttpClient, Origin, Tokens};
 use crate::{BotIdentity, Drained, Event, Settings, Status};
+
+/// So many calls are told of at once at most.
+const MOST_CALLS: usize = 256;
 
 /// What the edges tell the driver.
 pub(crate) enum Message {
@@ -26,6 +29,8 @@ pub(crate) enum Message {
     Input(Input),
     /// A `getUpdates` of the bot, and where its answer goes.
     Poll(RequestId, PollArgs, oneshot::Sender<Held>),
+    /// Calls are to be looked at.
+    Calls,
     /// Tell me when drained.
     Drain(oneshot::Sender<Drained>),
     /// `getMe` said who the bot is.
@@ -58,10 +63,22 @@ pub(crate) struct Shared {
     pub(crate) get_me: crate::get_me::Memory,
     /// The webhook that the bot does not want.
     pub(crate) unwanted: crate::webhook::Unwanted,
+    /// Calls that the core has not heard of.
+    pub(crate) calls: Mutex<Calls>,
+    /// Those that are not finished.
+    pub(crate) calls_in_flight: AtomicUsize,
     /// The last delivery or completed call, as the fence counts; 0: none yet.
     pub(crate) last_activity: AtomicU64,
     /// Stop accepting, finish what was begun.
     pub(crate) stopping: CancellationToken,
+}
+
+/// A bot makes thousands of calls in a second, and hardly any of them changes what the gate does next: most wait here for the
+/// next step of the core.
+pub(crate) struct Calls {
+    waiting: Vec<(Call, BootInstant)>,
+    /// The core waits for them.
+    minded: bool,
 }
 
 pub(crate) struct Driver {
@@ -84,12 +101,36 @@ pub(crate) struct Driver {
     unwanted: Option<bool>,
 }
 
+// === impl Calls ===
+
+impl Calls {
+    pub(crate) fn new() -> Self {
+        Self { waiting: Vec::new(), minded: true }
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
     pub(crate) fn input(&self, input: Input) {
         // The driver ends with the runtime.
         let _ = self.messages.send(Message::Input(input));
+    }
+
+    /// A call began or ended at `at`, which is now.
+    pub(crate) fn called(&self, call: Call, at: BootInstant) {
+        if let Call::Ended { counts: true, .. } = call {
+            self.active(at);
+        }
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.waiting.push((call, at));
+        if calls.minded || calls.waiting.len() == MOST_CALLS {
+            let _ = self.messages.send(Message::Calls);
+        }
+    }
+
+    fn active(&self, at: BootInstant) {
+        self.last_activity.fetch_max(fence::nanos(at), Ordering::Relaxed);
     }
 }
 
@@ -144,6 +185,7 @@ impl Driver {
     fn take(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.feed(input),
+            Message::Calls => self.feed(Input::Tick),
             Message::Poll(request, args, answer) => {
                 self.held.insert(request, answer);
                 self.feed(Input::Poll { request, args });
@@ -166,12 +208,14 @@ impl Driver {
             if let Input::Abandoned(request) = input {
                 self.held.remove(&request);
             }
+            self.hear_of_calls();
             let actions = self.core.step(input, BootInstant::now());
             self.shared.fence.set(self.core.fence());
             for action in actions {
                 inputs.extend(self.act(action));
             }
         }
+        self.mind_calls();
         self.publish();
         if let Some(drop) = self.unwanted.take() {
             self.shared.unwanted.delete(self.core.leading().filter(|_| drop));
@@ -180,6 +224,22 @@ impl Driver {
             for waiting in self.drains.drain(..) {
                 let _ = waiting.send(drained.clone());
             }
+        }
+    }
+
+    fn hear_of_calls(&mut self) {
+        let mut calls = self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        for (call, at) in calls.waiting.drain(..) {
+            self.core.called(call, at);
+        }
+    }
+
+    /// From now on the core is told of calls at once, or later. One that came meanwhile is not forgotten.
+    fn mind_calls(&self) {
+        let mut calls = self.shared.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.minded = self.core.minds_calls();
+        if calls.minded && !calls.waiting.is_empty() {
+            let _ = self.shared.messages.send(Message::Calls);
         }
     }
 
@@ -290,8 +350,9 @@ impl Driver {
     fn publish(&mut self) {
         let status = self.core.status(self.identity.clone(), BootInstant::now());
         self.shared.metrics.unconfirmed(self.core.unacknowledged());
-        let active = self.core.last_activity().map_or(0, fence::nanos);
-        self.shared.last_activity.store(active, Ordering::Relaxed);
+        if let Some(at) = self.core.last_activity() {
+            self.shared.active(at);
+        }
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             *known = status;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::core::Input;
-use crate::driver::{Driver, Message, Shared};
+use crate::driver::{Calls, Driver, Message, Shared};
 use crate::fence::{self, Fence};
 use crate::metrics::Metrics;
 use crate::upstream::{Origin, Tokens};
@@ -99,6 +99,8 @@ impl Gate {
             test_dc: AtomicBool::new(false),
             get_me: get_me::Memory::default(),
             unwanted: webhook::Unwanted::new(),
+            calls: Mutex::new(Calls::new()),
+            calls_in_flight: AtomicUsize::new(0),
             last_activity: AtomicU64::new(0),
             stopping: CancellationToken::new(),
         });
@@ -159,6 +161,11 @@ impl Gate {
     pub fn last_activity(&self) -> Option<BootInstant> {
         let nanos = self.shared.last_activity.load(Ordering::Relaxed);
         (nanos > 0).then(|| fence::instant(nanos))
+    }
+
+    /// API calls of the bot that are not finished. Not part of [`Status`] either.
+    pub fn calls_in_flight(&self) -> usize {
+        self.shared.calls_in_flight.load(Ordering::Relaxed)
     }
 
     /// Stops delivering, waits until the bot has finished, confirms at Telegram (R32 steps 1-3). The lease must still be

@@ -1,6 +1,7 @@
 //! Everything that is not `getUpdates`: passed through as it is, on a leader, a standby and a terminating gate alike (R22).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
@@ -13,7 +14,7 @@ use tracing::{debug, warn};
 use crate::answers::{self, Body};
 use crate::args::BotPath;
 use crate::body::{Activity, Download, Finished, Upload};
-use crate::core::Input;
+use crate::core;
 use crate::driver::Shared;
 use crate::metrics;
 
@@ -47,9 +48,15 @@ impl Call {
     pub(crate) fn start(shared: &Arc<Shared>, path: &BotPath<'_>) -> Self {
         let counts = !path.file && !matches!(path.method.as_str(), "getme" | "getwebhookinfo");
         let started = BootInstant::now();
-        shared.input(Input::CallStarted { counts, began: started });
+        shared.called(core::Call::Started { counts, began: started }, started);
+        shared.calls_in_flight.fetch_add(1, Ordering::Relaxed);
         let method = metrics::label(if path.file { "file" } else { &path.method });
         Self { shared: shared.clone(), method, counts, started, status: 0, finished: false }
+    }
+
+    fn over(&self, counts: bool, now: BootInstant) {
+        self.shared.called(core::Call::Ended { counts, began: self.started }, now);
+        self.shared.calls_in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An answer that the gate has in full.
@@ -65,16 +72,18 @@ impl Finished for Call {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        self.shared.metrics.called(self.method, self.status, BootInstant::now() - self.started);
-        self.shared.input(Input::CallEnded { counts: self.counts, began: self.started });
+        let now = BootInstant::now();
+        self.shared.metrics.called(self.method, self.status, now - self.started);
+        self.over(self.counts, now);
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.finished {
-            self.shared.metrics.broken(self.method, BootInstant::now() - self.started);
-            self.shared.input(Input::CallEnded { counts: false, began: self.started });
+            let now = BootInstant::now();
+            self.shared.metrics.broken(self.method, now - self.started);
+            self.over(false, now);
         }
     }
 }

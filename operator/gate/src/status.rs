@@ -67,8 +67,6 @@ pub struct Status {
     pub draining: bool,
     /// A drain is over and the bot's handlers still work ([`crate::Ordering::Fast`]).
     pub finishing: bool,
-    /// API calls of the bot that are not finished.
-    pub calls_in_flight: usize,
 }
 
 /// Something that happened once.

@@ -134,6 +134,32 @@ impl Core {
         std::mem::take(&mut self.actions)
     }
 
+    /// A call began or ended at `at`. What follows from it is done by the next step, before which it has to be told; if
+    /// [`Self::minds_calls`], that has to be at once.
+    pub fn called(&mut self, call: Call, at: BootInstant) {
+        let counts = match call {
+            Call::Started { counts, began } => {
+                self.work.call_started(counts, began, &self.settings, at);
+                counts
+            }
+            Call::Ended { counts, began } => {
+                self.work.call_ended(counts, began, at);
+                counts
+            }
+        };
+        // A health check by `getMe` goes on when nobody asks for updates any more.
+        if counts {
+            self.presence.called(at);
+        }
+    }
+
+    /// Whether anything waits for calls to begin or end. Nothing does while the bot is served: a bot makes thousands of them.
+    pub fn minds_calls(&self) -> bool {
+        let served = !self.requests.is_empty() && (self.lease.is_none() || self.polls.is_open());
+        let settled = self.unsettled.is_empty() && self.finishing_until.is_none();
+        !(served && settled && matches!(self.phase, Phase::Serving))
+    }
+
     /// When [`Input::Tick`] is due though nothing else happens.
     pub fn wakeup(&self) -> Option<BootInstant> {
         self.wakeup
@@ -164,7 +190,6 @@ impl Core {
             leading: self.leading(),
             draining: !matches!(self.phase, Phase::Serving),
             finishing: self.finishing_until.is_some(),
-            calls_in_flight: self.work.in_flight(),
         }
     }
 
@@ -201,14 +226,7 @@ impl Core {
                     self.work.undelivered();
                 }
             }
-            Input::CallStarted { counts, began } => {
-                self.work.call_started(counts, began, &self.settings, now);
-                self.called(counts, now);
-            }
-            Input::CallEnded { counts, began } => {
-                self.work.call_ended(counts, began, now);
-                self.called(counts, now);
-            }
+            Input::Call(call) => self.called(call, now),
             Input::Busy => self.work.busy(now),
             Input::Idle => self.work.idle(),
             Input::WebhookUnwanted { drop } => self.webhook_unwanted(drop),
@@ -359,13 +377,6 @@ impl Core {
             self.trouble.retry_now();
         }
         self.token = token;
-    }
-
-    /// A health check by `getMe` goes on when nobody asks for updates any more.
-    fn called(&mut self, counts: bool, now: BootInstant) {
-        if counts {
-            self.presence.called(now);
-        }
     }
 
     fn emit(&mut self, event: Event) {

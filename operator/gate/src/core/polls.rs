@@ -142,6 +142,10 @@ impl Polls {
         Action::Poll { id, query, patience }
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     fn ended(&mut self, id: PollId) -> Option<Open> {
         self.open.take_if(|open| open.id == id)
     }

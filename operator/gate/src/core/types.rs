@@ -78,6 +78,25 @@ pub enum Closed {
     },
 }
 
+/// A call of the bot of a method that is not the gate's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// It began.
+    Started {
+        /// Whether it is one of those that a handler makes.
+        counts: bool,
+        /// When.
+        began: BootInstant,
+    },
+    /// It was answered in full or broken off by the bot.
+    Ended {
+        /// Whether it was answered, and is one of those that a handler makes.
+        counts: bool,
+        /// When it was called.
+        began: BootInstant,
+    },
+}
+
 /// What happens to a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -100,20 +119,8 @@ pub enum Input {
     Abandoned(RequestId),
     /// The updates of an answer did not reach the bot: it was gone, or the fence had passed (R8).
     Undelivered(RequestId),
-    /// Another method was called.
-    CallStarted {
-        /// Whether it is one of those that a handler makes.
-        counts: bool,
-        /// When.
-        began: BootInstant,
-    },
-    /// It was answered in full or broken off by the bot.
-    CallEnded {
-        /// Whether it was answered, and is one of those that a handler makes.
-        counts: bool,
-        /// When it was called.
-        began: BootInstant,
-    },
+    /// Another method was called, or a call is over.
+    Call(Call),
     /// The bot works on something that makes no call (`POST /busy`).
     Busy,
     /// It has done that (`POST /idle`).

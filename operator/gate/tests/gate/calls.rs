@@ -61,10 +61,10 @@ async fn r22_r24_a_standby_passes_calls_and_counts_them() {
     emulator.fault(TOKEN, late).unwrap();
     let mut bot = rig.bot().await;
     let calling = tokio::spawn(async move { bot.call("sendMessage", "chat_id=1&text=hi").await });
-    rig.until("in flight", |status| status.calls_in_flight == 1).await;
+    rig.until_in_flight(1).await;
     assert_eq!(calling.await.unwrap().json()["ok"], true);
     let before = BootInstant::now();
-    rig.until("done", |status| status.calls_in_flight == 0).await;
+    rig.until_in_flight(0).await;
     let active = rig.gate.last_activity().expect("a call was completed");
     assert!(before - active < Duration::from_secs(5));
 }
@@ -137,7 +137,7 @@ async fn r23_a_file_is_fetched_with_its_range_and_asked_for_with_head() {
     assert!(upstream.starts_with(&format!("GET {path} ")) && upstream.contains("bytes=5-9"), "{upstream}");
     let answer = bot.send(request(Method::HEAD, &path, "")).await;
     assert!(answer.headers["x-request"].to_str().unwrap().starts_with("HEAD "));
-    rig.until("over", |status| status.calls_in_flight == 0).await;
+    rig.until_in_flight(0).await;
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn r23_a_stopping_gate_finishes_its_calls() {
     emulator.fault(TOKEN, late).unwrap();
     let mut bot = rig.bot().await;
     let calling = tokio::spawn(async move { bot.call("sendMessage", "chat_id=1&text=hi").await });
-    rig.until("in flight", |status| status.calls_in_flight == 1).await;
+    rig.until_in_flight(1).await;
     let held = rig.bot().await.ask(0, 30);
     rig.until("polling", |status| status.bot_polling).await;
     tokio::time::timeout(LIMIT, rig.gate.shutdown()).await.unwrap();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
-use pollux_gate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
+use pollux_gate::core::{Action, Call, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
 use pollux_gate::{Delivery, Leadership, Settings};
 use proptest::prelude::*;
 
@@ -75,6 +75,15 @@ impl World {
         BootInstant::from_boot(Duration::from_millis(self.now))
     }
 
+    /// As the driver does: told at once only where somebody waits for it.
+    fn call(&mut self, call: Call) {
+        if self.core.minds_calls() {
+            self.step(Input::Call(call));
+        } else {
+            self.core.called(call, self.at());
+        }
+    }
+
     fn step(&mut self, input: Input) {
         let ids = match &input {
             Input::PollEnded(_, Outcome::Updates(ids)) => ids.clone(),
@@ -130,12 +139,12 @@ impl World {
             match doing {
                 Doing::Silent(until) if self.now >= until => {
                     let began = self.at();
-                    self.step(Input::CallStarted { counts: true, began });
+                    self.call(Call::Started { counts: true, began });
                     self.doing.insert(index, Doing::Calling(began, self.now + self.work[index].call));
                 }
                 Doing::Calling(began, until) if self.now >= until => {
                     self.done[index] = true;
-                    self.step(Input::CallEnded { counts: true, began });
+                    self.call(Call::Ended { counts: true, began });
                     self.doing.remove(&index);
                 }
                 _ => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
-use pollux_gate::core::{Action, Closed, ConnectionId, Core, Input, Outcome, PollArgs, PollId, Reply, RequestId};
+use pollux_gate::core::{Action, Call, Closed, ConnectionId, Core, Input, Outcome, PollArgs, PollId, Reply, RequestId};
 use pollux_gate::{Delivery, DrainOutcome, Leadership, Ordering, Settings};
 use proptest::prelude::*;
 
@@ -129,6 +129,15 @@ impl Run {
 
     fn leads(&self) -> bool {
         self.told.fence.is_some_and(|fence| self.now < fence)
+    }
+
+    /// As the driver does: told at once only where somebody waits for it.
+    fn call(&mut self, call: Call) {
+        if self.core.minds_calls() {
+            self.step(Input::Call(call));
+        } else {
+            self.core.called(call, self.now);
+        }
     }
 
     fn step(&mut self, input: Input) {
@@ -321,10 +330,10 @@ impl Run {
                 let began = self.now;
                 if counts || self.calls.is_empty() {
                     self.calls.push(began);
-                    self.step(Input::CallStarted { counts: true, began });
+                    self.call(Call::Started { counts: true, began });
                 } else {
                     let began = self.calls.swap_remove(0);
-                    self.step(Input::CallEnded { counts: true, began });
+                    self.call(Call::Ended { counts: true, began });
                 }
             }
             Move::Connect(id) => self.step(Input::Connected(ConnectionId(id))),

@@ -152,10 +152,10 @@ async fn r23_an_upload_that_the_bot_breaks_off_is_broken_off_upstream_and_not_tr
         let text = format!("POST /bot{TOKEN}/sendMessage HTTP/1.1\r\nhost: x\r\n{head}");
         stream.write_all(text.as_bytes()).await.unwrap();
         assert_eq!(next(&mut told).await, Seen::Begun);
-        rig.until("in flight", |status| status.calls_in_flight == 1).await;
+        rig.until_in_flight(1).await;
         drop(stream);
         assert_eq!(next(&mut told).await, Seen::Ended(None), "{head}");
-        rig.until("over", |status| status.calls_in_flight == 0).await;
+        rig.until_in_flight(0).await;
     }
     assert_eq!(rig.gate.last_activity(), None, "no call of the bot was completed");
     assert_eq!(count(&rig, "sendMessage", "broken").as_deref(), Some("2"));
@@ -174,7 +174,7 @@ async fn r23_a_bot_that_does_not_wait_for_its_answer_cuts_its_call() {
     calling.abort();
     let end = tokio::time::timeout(LIMIT, upstream.read(&mut [0; 64])).await.expect("closed");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
-    rig.until("over", |status| status.calls_in_flight == 0).await;
+    rig.until_in_flight(0).await;
     assert_eq!(count(&rig, "sendMessage", "broken").as_deref(), Some("1"));
 }
 
@@ -211,7 +211,7 @@ async fn r23_half_an_answer_is_not_taken_for_a_whole_one() {
         let _ = tokio::time::timeout(LIMIT, bot.read_to_end(&mut got)).await.expect("the connection is closed");
         let got = String::from_utf8(got).unwrap();
         assert!(got.starts_with("HTTP/1.1 200") && !got.ends_with("0\r\n\r\n"), "{got}");
-        rig.until("over", |status| status.calls_in_flight == 0).await;
+        rig.until_in_flight(0).await;
     }
     assert_eq!(count(&rig, "sendMessage", "broken").as_deref(), Some("2"));
 }

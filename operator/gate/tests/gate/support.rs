@@ -93,6 +93,14 @@ impl Rig {
         Bot::connect(self.address).await
     }
 
+    pub(crate) async fn until_in_flight(&self, calls: usize) {
+        let begun = Instant::now();
+        while self.gate.calls_in_flight() != calls {
+            assert!(begun.elapsed() < LIMIT, "{} calls in flight, and never {calls}", self.gate.calls_in_flight());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub(crate) async fn until(&self, what: &str, done: impl FnMut(&Status) -> bool) {
         let mut status = self.gate.status();
         let waited = tokio::time::timeout(LIMIT, status.wait_for(done)).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pollux_gate::core::{Closed, ConnectionId, Input, Outcome, PollArgs, Reply, RequestId};
+use pollux_gate::core::{Call, Closed, ConnectionId, Input, Outcome, PollArgs, Reply, RequestId};
 use pollux_gate::{DrainOutcome, Leadership, Ordering, Settings};
 
 use super::World;
@@ -129,11 +129,11 @@ fn r32_a_drain_waits_for_the_call_in_flight_and_for_the_acknowledgement() {
     world.ask(1, 50);
     world.brings(&[1]);
     let began = world.now;
-    world.step(Input::CallStarted { counts: true, began });
+    world.step(Input::Call(Call::Started { counts: true, began }));
     world.step(Input::Drain);
     world.pass(12_000);
     assert_eq!(world.drained, [], "the call goes on");
-    world.step(Input::CallEnded { counts: true, began });
+    world.step(Input::Call(Call::Ended { counts: true, began }));
     world.pass(7000);
     assert_eq!(world.drained, [], "the batch is not acknowledged");
     world.ask(2, 50);
@@ -305,7 +305,7 @@ fn r33_fast_does_not_wait_for_handlers_beyond_the_limit_of_the_drain() {
     let mut world = fast();
     world.step(Input::Drain);
     world.ask(3, 50);
-    world.step(Input::CallStarted { counts: true, began: world.now });
+    world.step(Input::Call(Call::Started { counts: true, began: world.now }));
     world.brings(&[]);
     world.step(Input::Leadership(Leadership::Standby));
     world.pass(19_999);

@@ -9,7 +9,7 @@ mod settled;
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
-use pollux_gate::core::{Action, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
+use pollux_gate::core::{Action, Call, Core, Input, Outcome, PollArgs, PollId, PollQuery, Reply, RequestId};
 use pollux_gate::{Drained, Event, Leadership, Settings, Status};
 
 pub(crate) const TTL: u64 = 10_000;
@@ -137,9 +137,9 @@ impl World {
 
     pub(crate) fn call(&mut self, ms: u64) {
         let began = self.now;
-        self.step(Input::CallStarted { counts: true, began });
+        self.step(Input::Call(Call::Started { counts: true, began }));
         self.pass(ms);
-        self.step(Input::CallEnded { counts: true, began });
+        self.step(Input::Call(Call::Ended { counts: true, began }));
     }
 
     /// All updates of the answer were for the bot.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pollux_gate::Event;
-use pollux_gate::core::{Closed, ConnectionId, Input};
+use pollux_gate::core::{Call, Closed, ConnectionId, Input};
 
 use super::World;
 
@@ -39,8 +39,8 @@ fn r14_a_health_check_by_get_me_is_no_sign_of_a_bot_that_listens() {
     assert!(world.answered(request).is_some());
     for _ in 0..2 {
         world.pass(30_000);
-        world.step(Input::CallStarted { counts: false, began: world.now });
-        world.step(Input::CallEnded { counts: false, began: world.now });
+        world.step(Input::Call(Call::Started { counts: false, began: world.now }));
+        world.step(Input::Call(Call::Ended { counts: false, began: world.now }));
     }
     assert!(world.status().deaf);
 }
@@ -49,7 +49,7 @@ fn r14_a_health_check_by_get_me_is_no_sign_of_a_bot_that_listens() {
 fn r14_a_long_call_is_not_deafness() {
     let mut world = World::new();
     world.ask(1, 0);
-    world.step(Input::CallStarted { counts: true, began: world.now });
+    world.step(Input::Call(Call::Started { counts: true, began: world.now }));
     world.pass(600_000);
     assert!(!world.status().deaf);
 }

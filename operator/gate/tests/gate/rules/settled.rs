@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pollux_gate::core::{Closed, ConnectionId, Input, Reply};
+use pollux_gate::core::{Call, Closed, ConnectionId, Input, Reply};
 use pollux_gate::{Delivery, DrainOutcome, Ordering, Settings};
 
 use super::World;
@@ -62,7 +62,7 @@ fn r28_an_open_call_keeps_its_update_unsettled_and_a_later_one_does_not() {
     let mut world = answered();
     world.pass(1000);
     let began = world.now;
-    world.step(Input::CallStarted { counts: true, began });
+    world.step(Input::Call(Call::Started { counts: true, began }));
     let poll = |world: &mut World| {
         if world.poll.is_some() {
             world.brings(&[1, 2, 3]);
@@ -73,7 +73,7 @@ fn r28_an_open_call_keeps_its_update_unsettled_and_a_later_one_does_not() {
     while world.now - began < Duration::from_secs(10) {
         assert_ne!(poll(&mut world), Some(4), "it may be the handler's");
     }
-    world.step(Input::CallEnded { counts: true, began });
+    world.step(Input::Call(Call::Ended { counts: true, began }));
     if world.query_offset() == Some(1) {
         world.brings(&[1, 2, 3]);
     }
@@ -82,11 +82,11 @@ fn r28_an_open_call_keeps_its_update_unsettled_and_a_later_one_does_not() {
     world.ask(5, 50);
     world.pass(4000);
     let began = world.now;
-    world.step(Input::CallStarted { counts: true, began });
+    world.step(Input::Call(Call::Started { counts: true, began }));
     world.pass(100);
-    world.step(Input::CallEnded { counts: true, began });
+    world.step(Input::Call(Call::Ended { counts: true, began }));
     let upload = world.now;
-    world.step(Input::CallStarted { counts: true, began: upload });
+    world.step(Input::Call(Call::Started { counts: true, began: upload }));
     if world.poll.is_some() {
         world.brings(&[4]);
     }
@@ -236,7 +236,7 @@ fn r33_a_drain_that_ran_out_of_time_confirms_only_what_is_settled() {
     world.brings(&[1, 2, 3, 4]);
     world.ask(5, 50);
     world.call(10);
-    world.step(Input::CallStarted { counts: true, began: world.now });
+    world.step(Input::Call(Call::Started { counts: true, began: world.now }));
     world.step(Input::Drain);
     world.pass(1000);
     assert_eq!(world.query_offset(), Some(3), "3 and 4 are younger than three seconds: repeated, not lost");
