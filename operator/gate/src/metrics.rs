@@ -1,10 +1,11 @@
 //! What the gate counts. No label holds anything of a chat, a user or the token, and every label has few values.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -26,7 +27,16 @@ struct Kind {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Call {
     method: &'static str,
-    code: String,
+    code: End,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+enum End {
+    /// It was answered with this status code.
+    Answered(u16),
+    /// Somebody broke it off.
+    Broken,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -71,6 +81,17 @@ impl std::ops::Deref for Metrics {
 
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+// === impl End ===
+
+impl EncodeLabelValue for End {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(code) => code.encode(encoder),
+            Self::Broken => "broken".encode(encoder),
+        }
     }
 }
 
@@ -124,15 +145,15 @@ impl Metrics {
 
     /// A call of the bot was answered; `method` is what [`label`] gave.
     pub(crate) fn called(&self, method: &'static str, code: u16, took: Duration) {
-        self.called_with(method, code.to_string(), took);
+        self.called_with(method, End::Answered(code), took);
     }
 
     /// The bot, or Telegram in the middle of its answer, broke a call off.
     pub(crate) fn broken(&self, method: &'static str, took: Duration) {
-        self.called_with(method, "broken".to_owned(), took);
+        self.called_with(method, End::Broken, took);
     }
 
-    fn called_with(&self, method: &'static str, code: String, took: Duration) {
+    fn called_with(&self, method: &'static str, code: End, took: Duration) {
         self.calls.get_or_create(&Call { method, code }).inc();
         self.call_duration.get_or_create(&Called { method }).observe(took.as_secs_f64());
     }

@@ -109,11 +109,12 @@ pub(crate) enum Outgoing {
     Read(Bytes),
 }
 
-/// Passes a call through. `connection` hears of the end of the answer.
+/// Passes a call through: its method and URL are in `parts`, its headers are given away. `connection` hears of the end of the answer.
 pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
     shared: &Arc<Shared>,
     path: &BotPath<'_>,
     parts: &http::request::Parts,
+    headers: HeaderMap,
     body: Outgoing,
     connection: C,
 ) -> Response<Body> {
@@ -126,7 +127,7 @@ pub(crate) async fn pass<C: Finished + Send + Unpin + 'static>(
         }
         Outgoing::Read(bytes) => (answers::full(bytes), None),
     };
-    let answer = match outgoing(shared, path, parts, body) {
+    let answer = match outgoing(shared, path, parts, headers, body) {
         Some(request) => {
             tokio::select! {
                 answer = shared.client.request(request) => answer.map_err(|error| kind(&error)),
@@ -161,29 +162,36 @@ fn kind(error: &hyper_util::client::legacy::Error) -> &'static str {
     if error.is_connect() { "cannot connect" } else { "the connection broke" }
 }
 
-fn outgoing(shared: &Shared, path: &BotPath<'_>, parts: &http::request::Parts, body: Body) -> Option<Request<Body>> {
+fn outgoing(
+    shared: &Shared,
+    path: &BotPath<'_>,
+    parts: &http::request::Parts,
+    headers: HeaderMap,
+    body: Body,
+) -> Option<Request<Body>> {
     let token = shared.tokens.current();
     let url = shared.origin.path(path.file, &token, path.rest, parts.uri.query());
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = shared.origin.uri(url)?;
-    *request.headers_mut() = end_to_end(&parts.headers);
+    *request.headers_mut() = end_to_end(headers);
     Some(request)
 }
 
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
+fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
     // What `Connection` names concerns the connection too.
-    let named: Vec<_> = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).collect();
-    for name in named.iter().flat_map(|list| list.split(',')) {
-        kept.remove(name.trim());
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<_> = named.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+    let hop = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name)
+            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+            || named.iter().any(|named| name == named.as_str())
+    };
+    let gone: Vec<_> = headers.keys().filter(|name| hop(name)).cloned().collect();
+    for name in gone {
+        headers.remove(name);
     }
-    for name in &HOP_BY_HOP {
-        kept.remove(name);
-    }
-    kept.remove("keep-alive");
-    kept.remove("proxy-connection");
-    kept
+    headers
 }
 
 /// Gives the bot the answer as it is, but an error page in place of JSON (R23: it makes one library deaf for ever).
@@ -201,7 +209,7 @@ fn forward<C: Finished + Send + Unpin + 'static>(
     }
     let mut answer = Response::new(Download::new(body, guard).boxed_unsync());
     *answer.status_mut() = parts.status;
-    *answer.headers_mut() = end_to_end(&parts.headers);
+    *answer.headers_mut() = end_to_end(parts.headers);
     answer
 }
 

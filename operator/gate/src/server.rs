@@ -188,7 +188,7 @@ impl Drop for Waiting {
 /// Answers one request.
 async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let shared = connection.shared.clone();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let Some(mut path) = BotPath::parse(parts.uri.path()) else {
         return own(&shared, &parts.method, parts.uri.path());
     };
@@ -204,7 +204,8 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
         path.method = args.get("method").unwrap_or_default().to_ascii_lowercase();
     }
     if path.file || (Method::of(&path.method) == Method::Other && !path.method.is_empty()) {
-        return proxy::pass(&shared, &path, &parts, Outgoing::Stream(body), open).await;
+        let headers = std::mem::take(&mut parts.headers);
+        return proxy::pass(&shared, &path, &parts, headers, Outgoing::Stream(body), open).await;
     }
     let body = match read(&parts, body, &mut args).await {
         Ok(body) => body,
@@ -219,7 +220,8 @@ async fn route(connection: Arc<Connection>, request: Request<Incoming>) -> Respo
     }
     let method = Method::of(&path.method);
     if method == Method::Other {
-        return proxy::pass(&shared, &path, &parts, Outgoing::Read(body), open).await;
+        let headers = std::mem::take(&mut parts.headers);
+        return proxy::pass(&shared, &path, &parts, headers, Outgoing::Read(body), open).await;
     }
     let response = match parts.method {
         http::Method::GET | http::Method::POST => own_method(&shared, method, &path, &args).await,

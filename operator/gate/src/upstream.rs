@@ -4,6 +4,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::{Authority, Scheme};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -37,7 +38,7 @@ pub(crate) struct Origin {
     pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) authority: String,
+    pub(crate) authority: Authority,
     prefix: String,
     pub(crate) tls_config: Arc<ClientConfig>,
     pub(crate) proxy: Option<Proxy>,
@@ -74,6 +75,7 @@ impl Origin {
             Some(port) => format!("{host}:{port}"),
             None => host.clone(),
         };
+        let authority = authority.parse().map_err(|_| refuse("its host is none"))?;
         let prefix = url.path().trim_end_matches('/').to_owned();
         let tls_config = Arc::new(tls_config(upstream.ca_pem.as_deref())?);
         let target = format!("{}://{host}:{port}", url.scheme());
@@ -94,8 +96,8 @@ impl Origin {
 
     /// The whole URL. `None` when the bot's path cannot be a URL.
     pub(crate) fn uri(&self, path: String) -> Option<Uri> {
-        let scheme = if self.tls { "https" } else { "http" };
-        Uri::builder().scheme(scheme).authority(self.authority.as_str()).path_and_query(path).build().ok()
+        let scheme = if self.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        Uri::builder().scheme(scheme).authority(self.authority.clone()).path_and_query(path).build().ok()
     }
 
     /// The client for everything but polls. It tries again by itself only when not a byte was written.
