@@ -212,7 +212,8 @@ impl Work {
         if !self.open.is_empty() {
             return Some(now + settings.drain_timeout);
         }
-        let silence = self.longest.map_or(settings.quiet_unknown, |longest| longest * 2);
+        let silence = self.longest.map_or_else(|| unknown(settings), |longest| longest * 2);
+        let silence = silence.max(settings.quiet.unwrap_or_default());
         let until = self.last_activity()? + silence.min(settings.drain_timeout).max(settings.settle);
         if now < until {
             return Some(until);
@@ -244,7 +245,7 @@ impl Work {
         }
         let quiet = match (self.owed, self.longest) {
             (0, _) => settings.quiet.unwrap_or(SHORTEST_QUIET).max(doubled),
-            (_, None) => settings.quiet_unknown,
+            (_, None) => settings.quiet.unwrap_or_default().max(unknown(settings)),
             _ => settings.quiet.unwrap_or(SHORTEST_QUIET).max(doubled).max(self.pace.unwrap_or_default() * 2),
         };
         let quiet_at = last + quiet;
@@ -289,6 +290,15 @@ impl Work {
     }
 }
 
+/// How long a handler may be silent of a bot that never called anything. With `Settled` it has a whole drain: to wait costs short
+/// polls and a longer drain, to be wrong would cost the update.
+fn unknown(settings: &Settings) -> Duration {
+    match settings.delivery {
+        Delivery::Settled => settings.drain_timeout,
+        Delivery::Transparent => settings.quiet_unknown,
+    }
+}
+
 /// A bot's queue is meant to take no longer than this (R27).
 fn bound(settings: &Settings) -> Duration {
     settings.drain_timeout / 2
@@ -326,6 +336,16 @@ mod tests {
         call(&mut work, 2500);
         assert_eq!(work.owed(), 2);
         assert_eq!(quiet_ms(&work, 2500), 2500 + 5000, "twice its silence");
+    }
+
+    #[test]
+    fn a_handler_of_a_bot_that_never_called_anything_has_as_long_as_the_user_says() {
+        let mut work = Work::default();
+        work.delivered(&[1], at(0));
+        let quiet_ms = |settings: Settings| (work.quiet_at(&settings, at(0)) - at(0)).as_millis();
+        assert_eq!(quiet_ms(Settings { quiet: Some(Duration::from_secs(15)), ..Settings::default() }), 15_000);
+        assert_eq!(quiet_ms(Settings { quiet: Some(Duration::from_secs(1)), ..Settings::default() }), 10_000);
+        assert_eq!(quiet_ms(Settings { delivery: Delivery::Settled, ..Settings::default() }), 20_000, "a whole drain");
     }
 
     #[test]

@@ -118,6 +118,26 @@ fn r28_a_one_worker_queue_is_unsettled_to_its_end() {
     assert_eq!(world.query_offset(), Some(5));
 }
 
+/// The first message that a bot ever gets: nobody knows how long its handlers are silent.
+#[test]
+fn r28_the_first_silent_handler_of_a_bot_has_a_whole_drain() {
+    let mut world = World::with(settings());
+    world.lead_for(1, 3_600_000);
+    world.ask(1, 50);
+    world.brings(&[1]);
+    world.ask(2, 50);
+    let delivered = world.now;
+    while world.query_offset() != Some(2) {
+        if world.poll.is_some() {
+            world.brings(&[1]);
+        }
+        world.pass(100);
+    }
+    let waited = world.now - delivered;
+    let drain = settings().drain_timeout;
+    assert!((drain..drain + Duration::from_secs(1)).contains(&waited), "confirmed after {waited:?}");
+}
+
 #[test]
 fn r28_a_bot_that_answers_nothing_is_confirmed_and_goes_on() {
     let mut world = World::with(settings());
@@ -128,13 +148,13 @@ fn r28_a_bot_that_answers_nothing_is_confirmed_and_goes_on() {
         world.brings(&[next]);
         next += 1;
         world.ask(next, 50);
-        for _ in 0..20 {
+        for _ in 0..35 {
             world.pass(600);
             if world.query_offset() == Some(next - 1) {
                 world.brings(&[next - 1]);
             }
         }
-        assert_eq!(world.query_offset(), Some(next), "nobody's handler is silent for ten seconds");
+        assert_eq!(world.query_offset(), Some(next), "nobody waits for a handler for longer than a drain");
     }
 }
 
