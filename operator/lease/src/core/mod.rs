@@ -487,3 +487,11 @@ impl Core {
         self.ready && self.locked && self.leaving.is_none()
     }
 }
+
+/// The part of a long test that somebody asks for: `VARIABLE=FROM..TO`.
+#[cfg(test)]
+fn asked(variable: &str) -> Option<std::ops::Range<u64>> {
+    let asked = std::env::var(variable).ok()?;
+    let range = asked.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    Some(range.unwrap_or_else(|| panic!("{variable}={asked}: FROM..TO, two numbers")))
+}

@@ -341,9 +341,7 @@ fn survive(seeds: Range<u64>) -> usize {
 
 /// The first ones in every test run; `POLLUX_SEEDS=1000..20000` explores others.
 fn seeds() -> Range<u64> {
-    let asked = std::env::var("POLLUX_SEEDS").ok();
-    let range = asked.as_deref().and_then(|range| range.split_once(".."));
-    range.and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?)).unwrap_or(0..2000)
+    super::asked("POLLUX_SEEDS").unwrap_or(0..2000)
 }
 
 #[test]
