@@ -100,6 +100,7 @@ impl Bot {
             "botApi": {"url": api_url},
             "env": [{"name": "HANDLER_MS", "value": "100"}],
             "minReadySeconds": 1,
+            "analysis": {"bakeSeconds": 2},
             "podTemplate": self.placement,
         })
     }

@@ -11,6 +11,7 @@ mod report;
 mod scenarios;
 mod suite;
 mod tls;
+mod versions;
 mod wait;
 mod world;
 

@@ -88,7 +88,7 @@ fn mistakes(bot: &Bot) -> Vec<Mistake> {
         Mistake {
             what: "a command that ends at once",
             change: json!({"command": ["sh", "-c", "exit 7"]}),
-            condition: ("Progressing", &["CrashLoopBackOff"]),
+            condition: ("Progressing", &["RollingBack", "RolledBack"]),
             names: "exit code 7",
             mend: json!({"command": null}),
         },
@@ -154,6 +154,8 @@ async fn refused_by_the_schema(bot: &Bot) -> Result<()> {
         (json!({"agent": {"proxyURL": "http://user:password@proxy:3128"}}), "without user and password"),
         (json!({"env": [{"name": "TELEGRAM_API_ROOT", "value": "x"}]}), "spec.botApi.url"),
         (json!({"strategy": {"type": "Sometimes"}}), "RollingUpdate"),
+        (json!({"analysis": {"bakeSeconds": 600}}), "lower one of the others"),
+        (json!({"onFailure": "Hope"}), "Rollback"),
         (json!({"replicas": -1}), "0"),
     ] {
         let Err(error) = bot.change(&change).await else { anyhow::bail!("the API server took {change}") };

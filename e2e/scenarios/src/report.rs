@@ -34,6 +34,16 @@ pub(crate) struct Rollout {
     pub(crate) told: Option<Told>,
 }
 
+/// A version that went back.
+#[derive(Clone, Debug)]
+pub(crate) struct Setback {
+    pub(crate) version: &'static str,
+    /// Of the switches there and back.
+    pub(crate) gaps_ms: Vec<f64>,
+    /// What the status says.
+    pub(crate) message: String,
+}
+
 /// The same gap twice, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
@@ -47,6 +57,7 @@ pub(crate) struct Told {
 #[derive(Default)]
 pub(crate) struct Findings {
     pub(crate) rollouts: Vec<Rollout>,
+    pub(crate) setbacks: Vec<Setback>,
     pub(crate) bot_crash_ms: Vec<f64>,
     pub(crate) pod_restart_ms: Vec<f64>,
     pub(crate) node_dead_ms: Vec<f64>,
@@ -112,7 +123,11 @@ impl Findings {
     /// What the last line has no key for.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let errors = self.gap_errors();
-        vec![
+        let went_back = self.setbacks.iter().map(|Setback { version, gaps_ms, message }| {
+            let gaps: Vec<_> = gaps_ms.iter().map(|gap| format!("{gap:.0} ms")).collect();
+            format!("version {version} went back, switches [{}]: {message}", gaps.join(", "))
+        });
+        let mut remarks = vec![
             format!(
                 "gaps in the status beside the emulator's: {} compared, apart by {:.1} ms (p50), {:.1} ms (max)",
                 errors.len(),
@@ -129,7 +144,9 @@ impl Findings {
                 median(&self.node_fast_ms).unwrap_or_default(),
                 self.node_fast_ms.len()
             ),
-        ]
+        ];
+        remarks.extend(went_back);
+        remarks
     }
 }
 
@@ -218,6 +235,7 @@ impl Evidence {
     pub(crate) fn add(&mut self, other: Self, prefix: &str) {
         let (mine, its) = (&mut self.findings, other.findings);
         mine.rollouts.extend(its.rollouts);
+        mine.setbacks.extend(its.setbacks);
         mine.bot_crash_ms.extend(its.bot_crash_ms);
         mine.pod_restart_ms.extend(its.pod_restart_ms);
         mine.node_dead_ms.extend(its.node_dead_ms);

@@ -41,6 +41,21 @@ pub mod label {
     pub const LEASE_DATABASE: &str = "pollux.dev/lease-database";
     /// Annotation of pods and revisions: the bot's image, as the user wrote it.
     pub const IMAGE: &str = "pollux.dev/image";
+    /// Annotation of revisions: whether it passed its trial.
+    pub const VERDICT: &str = "pollux.dev/verdict";
+    /// Annotation of revisions: the requests about it that were answered.
+    pub const ANSWERED: &str = "pollux.dev/answered";
+}
+
+/// Annotations by which people ask for something. The value is the name of a revision, so that an approval can never hit a newer
+/// one; behind an `@` may be anything, to ask the same a second time. Each is answered once.
+pub mod request {
+    /// The revision on trial passes.
+    pub const PROMOTE: &str = "pollux.dev/promote";
+    /// The revision on trial does not pass.
+    pub const ABORT: &str = "pollux.dev/abort";
+    /// A revision that did not pass is tried again.
+    pub const RETRY: &str = "pollux.dev/retry";
 }
 
 /// The pod of a bot.

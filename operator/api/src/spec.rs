@@ -21,7 +21,9 @@ use serde_json::{Map, Value};
 
 use crate::schema;
 use crate::status::TelegramBotStatus;
-use crate::words::{Delivery, ImagePullPolicy, LeaseFailover, LogLevel, Ordering, PendingUpdates, StrategyType};
+use crate::words::{
+    Delivery, ImagePullPolicy, LeaseFailover, LogLevel, OnFailure, Ordering, PendingUpdates, StrategyType,
+};
 
 /// A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +59,7 @@ use crate::words::{Delivery, ImagePullPolicy, LeaseFailover, LogLevel, Ordering,
     validation = Rule::new("self.lease.database == oldSelf.lease.database || (self.suspend && oldSelf.suspend)").message("lease.database can change only while the bot is suspended, because two databases would elect two leaders: set spec.suspend to true, wait until no pod is left, change lease.database, set spec.suspend to false"),
     validation = Rule::new("self.lease.database == 'default' || has(self.lease.credentialsSecretRef)").message("lease.database is where the operator looks; the agents go where their Secret leads, and pollux-lease leads to the database default: set lease.credentialsSecretRef to a Secret for this one"),
     validation = Rule::new("self.minReadySeconds < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than minReadySeconds, otherwise no rollout could succeed: raise progressDeadlineSeconds or lower minReadySeconds"),
-    validation = Rule::new("self.handover.drainTimeoutSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds"),
+    validation = Rule::new("self.handover.drainTimeoutSeconds + self.analysis.bakeSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + analysis.bakeSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds, or lower one of the others"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
     validation = Rule::new("!has(self.agent.apiURLEnv) || self.agent.apiURLEnv.all(n, !(n in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']) && (!has(self.env) || self.env.all(e, e.name != n)))").message("the variables in agent.apiURLEnv are set by Pollux, and so are TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE: remove the name from agent.apiURLEnv or from env"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
@@ -125,6 +127,10 @@ pub struct TelegramBotSpec {
     #[serde(default)]
     pub suspend: bool,
 
+    /// Holds a rollout where it is: no pod of another revision comes or goes, and nothing is decided about one on trial.
+    #[serde(default)]
+    pub paused: bool,
+
     /// The Secret with the bot's token. It is mounted read-only into the agent and the bot; TELEGRAM_BOT_TOKEN_FILE names the file.
     /// Put a new token into the same Secret: it is read again, and nothing has to be restarted.
     pub token_secret_ref: TokenSecretRef,
@@ -148,6 +154,16 @@ pub struct TelegramBotSpec {
     /// How a new revision replaces the old one.
     #[serde(default)]
     pub strategy: Strategy,
+
+    /// What a new revision has to show while it leads on trial.
+    #[serde(default)]
+    pub analysis: Analysis,
+
+    /// What happens when a new revision does not pass. `Rollback`: the old revision, whose pods are still there, takes over again, and
+    /// the new one is not tried again until the manifest changes or somebody asks for it. `Pause`: the old revision takes over
+    /// again, and everything stays as it is until a person decides.
+    #[serde(default)]
+    pub on_failure: OnFailure,
 
     /// For how many seconds a new pod must have been ready before an old one goes.
     #[serde(default = "defaults::min_ready_seconds")]
@@ -360,9 +376,26 @@ pub struct Handover {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Strategy {
-    /// RollingUpdate: a pod of the new revision gets ready before one of the old revision goes.
+    /// `RollingUpdate`: a pod of the new revision gets ready, leads on trial (see `spec.analysis`), and then the old ones go.
+    /// `Recreate`: the old pods go before the new ones come, for bots of which two must not run at once; nobody receives updates
+    /// meanwhile, and there is no trial.
     #[serde(default, rename = "type")]
     pub kind: StrategyType,
+}
+
+/// `spec.analysis`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Analysis {
+    /// For how many seconds a new revision leads on trial, while the pods of the old one stand by.
+    #[serde(default = "defaults::bake_seconds")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub bake_seconds: i32,
+
+    /// How often the containers of a new pod may have restarted.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_container_restarts: i32,
 }
 
 /// `spec.agent`.
@@ -467,6 +500,12 @@ impl Default for Agent {
     }
 }
 
+impl Default for Analysis {
+    fn default() -> Self {
+        Self { bake_seconds: defaults::bake_seconds(), max_container_restarts: 0 }
+    }
+}
+
 impl Default for Handover {
     fn default() -> Self {
         Self {
@@ -492,6 +531,9 @@ mod defaults {
     }
     pub(super) fn min_ready_seconds() -> i32 {
         5
+    }
+    pub(super) fn bake_seconds() -> i32 {
+        30
     }
     pub(super) fn progress_deadline_seconds() -> i32 {
         600

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema;
-use crate::words::{ConditionType, HandoverReason, Phase};
+use crate::words::{ConditionType, HandoverReason, Phase, RevisionState, RolloutStage};
 
 /// What was seen of a TelegramBot.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct TelegramBotStatus {
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
 
-    /// How it is, in one word for people: Pending, Running, Progressing, Degraded, Suspended, Terminating.
+    /// How it is, in one word for people: Pending, Running, Progressing, Paused, RolledBack, Degraded, Suspended, Terminating.
     #[serde(default)]
     pub phase: Phase,
 
@@ -78,6 +78,16 @@ pub struct TelegramBotStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Revision")]
     pub update_revision: Option<Revision>,
+
+    /// The newest rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Rollout")]
+    pub rollout: Option<Rollout>,
+
+    /// The revisions that are kept, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub revisions: Vec<KnownRevision>,
 
     /// Calls of the bot that were not passed on to Telegram, or not as they were made, by method: `getUpdates` and `deleteWebhook`
     /// would have dropped pending updates, `setWebhook` ended polling, `logOut` locked the bot out.
@@ -192,6 +202,57 @@ pub struct Revision {
     /// The bot's image in it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image: String,
+}
+
+/// `status.rollout`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// Name of the revision that is rolled out.
+    pub revision: String,
+
+    /// Its number.
+    pub number: i64,
+
+    /// How far it is.
+    pub stage: RolloutStage,
+
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub start_time: Option<Time>,
+
+    /// When the stage began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub stage_time: Option<Time>,
+}
+
+/// A revision that is kept.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownRevision {
+    /// Its name: a hash over the choices.
+    pub name: String,
+
+    /// Its number: the newest has the greatest, also after going back.
+    pub number: i64,
+
+    /// The bot's image in it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
+
+    /// What became of it.
+    pub state: RevisionState,
+
+    /// When it was first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub creation_time: Option<Time>,
+
+    /// Why it did not pass.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 // === impl TelegramBotStatus ===

@@ -58,6 +58,10 @@ words! {
         Progressing,
         /// Something is wrong; the message says what and how to mend it.
         Degraded,
+        /// `spec.paused` is set, or a rollout waits for a person.
+        Paused,
+        /// The manifest's revision did not pass: the one before runs and serves.
+        RolledBack,
         /// `spec.suspend` is set: no pods.
         Suspended,
         /// The resource is being deleted.
@@ -120,6 +124,16 @@ words! {
         HeldElsewhere,
         /// Progressing: the new pod is on its way.
         Surging,
+        /// Progressing: the new pod is ready, and the leader hands over to it.
+        HandingOver,
+        /// Progressing: the new revision leads on trial, the old one stands by.
+        Baking,
+        /// Progressing: the new revision did not pass, and the old one takes over again.
+        RollingBack,
+        /// Ready, Progressing: the new revision did not pass, and the old one runs.
+        RolledBack,
+        /// Progressing: `spec.paused` holds it, or the new revision did not pass and `spec.onFailure` is `Pause`.
+        Paused,
         /// Progressing: the new pods are there, the old ones hand over and go.
         Draining,
         /// Progressing: done.
@@ -200,6 +214,8 @@ words! {
         RolloutCompleted,
         /// A pod cannot start, or a rollout does not move.
         RolloutFailed,
+        /// A new revision did not pass; the old one takes over again.
+        RolledBack,
         /// Another pod leads.
         LeaderChanged,
         /// Nobody leads any more.
@@ -244,6 +260,56 @@ words! {
         /// One pod more, none less.
         #[default]
         RollingUpdate,
+        /// First none, then all.
+        Recreate,
+    }
+}
+
+words! {
+    /// `spec.onFailure`: what becomes of a revision that did not pass.
+    #[derive(Default)]
+    OnFailure {
+        /// The old one comes back.
+        #[default]
+        Rollback,
+        /// The old one leads, and a person decides.
+        Pause,
+    }
+}
+
+words! {
+    /// `status.rollout.stage`.
+    RolloutStage {
+        /// No pod of the new revision is ready yet.
+        Surging,
+        /// The leader hands over to the new pod.
+        HandingOver,
+        /// The new revision leads on trial, the pods of the old one stand by.
+        Baking,
+        /// It passed, and takes the place of the old pods.
+        ScalingDown,
+        /// It is there.
+        Complete,
+        /// It did not pass, and the old revision takes over again.
+        RollingBack,
+        /// The old revision is there again.
+        RolledBack,
+        /// A person has to decide.
+        Paused,
+    }
+}
+
+words! {
+    /// `status.revisions[].state`.
+    RevisionState {
+        /// It passed: this is what a rollout that fails comes back to.
+        Stable,
+        /// It is being rolled out.
+        Updating,
+        /// It did not pass.
+        RolledBack,
+        /// Another one took its place.
+        Superseded,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The order and its reasons: the *revision* first, because its name is in the template and its template must be known before
 //! it runs; the *ServiceAccount*, without which no pod can be made; the *PodDisruptionBudget*, so that it is there when the
 //! second pod is; the *settings row*, because who may lead must be written down before a pod of the new revision can ask; the
-//! *Deployment*; and old revisions last.
+//! *Deployment*, which has to keep the old pods before the *leader is asked* to hand over to a new one; and old revisions last.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -11,14 +11,13 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use pollux_api::names::{MANAGER_CHILDREN, MANAGER_REVISIONS, label};
 use pollux_api::words::Reason;
-use pollux_lease::Resource;
 use serde_json::Value;
 
 use crate::build::{Children, deployment};
 use crate::cluster::{Child, Cluster, Error, Refusal};
 use crate::leases::{Leases, Seen};
 use crate::observe::{Observed, child_name};
-use crate::plan::{HoldReason, Plan, RolloutDecision};
+use crate::plan::{HoldReason, Pace, Plan, RolloutDecision};
 use crate::revision::Stored;
 use crate::same;
 use crate::validate::{Invalid, Target};
@@ -43,8 +42,9 @@ pub(crate) async fn dry_run(
 ) -> Result<Result<Target, Invalid>, Error> {
     let Ok(Target::New { name: revision, image, template }) = &target else { return Ok(target) };
     let (namespace, name) = identity(observed);
-    let stored = Stored { name: revision.clone(), number: 0, image: image.clone(), template: template.clone() };
-    let mut asked = deployment(observed, &stored, observed.bot.spec.replicas);
+    let stored = Stored::new(revision, 0, image, template.clone());
+    let pace = Pace { min_ready_seconds: observed.bot.spec.min_ready_seconds, paused: false };
+    let mut asked = deployment(observed, &stored, observed.bot.spec.replicas, pace);
     // Only the template is asked about; whether somebody wrote in between is found out by the real apply.
     if let Some(metadata) = asked["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
@@ -68,21 +68,20 @@ fn invalid(error: &Error) -> Option<Invalid> {
 pub(crate) async fn apply(
     cluster: &Cluster,
     leases: &Leases,
-    resource: &Resource,
     observed: &Observed,
     plan: &Plan,
     children: Children,
 ) -> (Applied, Result<(), Error>) {
     let mut applied = Applied { deployment: observed.deployment.clone(), revision_created: false, unreachable: None };
     let result = async {
-        let Children { revision, service_account, budget, deployment } = children;
+        let Children { revisions, service_account, budget, deployment } = children;
         let (namespace, name) = identity(observed);
         let child = child_name(&name);
 
-        if let Some(revision) = &revision {
+        for revision in &revisions {
             let object = revision["metadata"]["name"].as_str().unwrap_or_default();
             cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
-            applied.revision_created = !observed.revisions.iter().any(|existing| existing.name_any() == object);
+            applied.revision_created |= !observed.revisions.iter().any(|existing| existing.name_any() == object);
         }
         if let Some(wanted) = &service_account {
             ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;
@@ -95,12 +94,16 @@ pub(crate) async fn apply(
             (None, _) => {}
         }
 
-        applied.unreachable = settings(cluster, leases, resource, observed, plan).await?;
+        applied.unreachable = settings(cluster, leases, observed, plan).await?;
         // Who may lead could not be written down: a new template has to wait, everything else goes on.
         let held = applied.unreachable.is_some() && matches!(plan.rollout, RolloutDecision::Roll { .. });
         if let Some(wanted) = deployment.filter(|_| !held) {
             let now = ensure::<Deployment>(cluster, &namespace, &name, &wanted, observed.deployment.as_ref()).await?;
             applied.deployment = Some(now);
+        }
+
+        if applied.unreachable.is_none() {
+            applied.unreachable = ask(cluster, leases, observed, plan).await?;
         }
 
         for revision in &plan.prune {
@@ -120,7 +123,6 @@ pub(crate) async fn apply(
 async fn settings(
     cluster: &Cluster,
     leases: &Leases,
-    resource: &Resource,
     observed: &Observed,
     plan: &Plan,
 ) -> Result<Option<String>, Error> {
@@ -128,12 +130,24 @@ async fn settings(
     match &observed.lease {
         Seen::Bot(_) => {
             // The row has no resource version: what a replica writes that leads no more would stay.
+            let resource = &observed.resource;
             cluster.must_lead(|| format!("PUT settings of {resource}"))?;
             Ok(leases.put(&observed.bot.spec.lease.database, resource, setting).await.err())
         }
         Seen::Unreachable { error } => Ok(Some(error.clone())),
         Seen::Unknown { .. } => Ok(None),
     }
+}
+
+/// Asks the leader for a handover, unless it has been asked. Returns why it could not.
+async fn ask(cluster: &Cluster, leases: &Leases, observed: &Observed, plan: &Plan) -> Result<Option<String>, Error> {
+    let (Some(request), Seen::Bot(Some(view))) = (&plan.request, &observed.lease) else { return Ok(None) };
+    if view.request.as_ref() == Some(request) {
+        return Ok(None);
+    }
+    let resource = &observed.resource;
+    cluster.must_lead(|| format!("PUT request of {resource}"))?;
+    Ok(leases.ask(&observed.bot.spec.lease.database, resource, request).await.err())
 }
 
 /// Applies an object unless it is so already.

@@ -3,10 +3,11 @@
 use kube::{Resource as _, ResourceExt};
 use pollux_api::TelegramBot;
 use pollux_api::names::{GROUP, KIND, VERSION, label};
+use pollux_api::words::StrategyType;
 use serde_json::{Map, Value, json};
 
 use crate::observe::{Observed, child_name};
-use crate::plan::Plan;
+use crate::plan::{Pace, Plan};
 use crate::revision::{Stored, object_name};
 use crate::template::{labels, selector};
 
@@ -14,8 +15,8 @@ use crate::template::{labels, selector};
 /// so that a new child cannot be forgotten there.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Children {
-    /// The revision that the pods have.
-    pub(crate) revision: Option<Value>,
+    /// The revisions that are new or changed.
+    pub(crate) revisions: Vec<Value>,
     /// An identity without rights, unless the user names one.
     pub(crate) service_account: Option<Value>,
     /// At two replicas and more.
@@ -28,13 +29,13 @@ pub(crate) struct Children {
 pub(crate) fn build(observed: &Observed, plan: &Plan) -> Children {
     let bot = &observed.bot;
     let Some(revision) = &plan.revision else {
-        return Children { revision: None, service_account: None, budget: None, deployment: None };
+        return Children { revisions: Vec::new(), service_account: None, budget: None, deployment: None };
     };
     Children {
-        revision: plan.store.then(|| controller_revision(bot, revision)),
+        revisions: plan.store.iter().map(|revision| controller_revision(bot, revision)).collect(),
         service_account: bot.spec.service_account_name.is_none().then(|| service_account(bot)),
         budget: plan.budget.then(|| budget(bot)),
-        deployment: Some(deployment(observed, revision, plan.replicas)),
+        deployment: Some(deployment(observed, revision, plan.replicas, plan.pace)),
     }
 }
 
@@ -59,6 +60,10 @@ fn metadata(bot: &TelegramBot, name: &str) -> Map<String, Value> {
 fn controller_revision(bot: &TelegramBot, revision: &Stored) -> Value {
     let mut metadata = metadata(bot, &object_name(&bot.name_any(), &revision.name));
     metadata["labels"][label::REVISION] = json!(revision.name);
+    let annotations = revision.annotations();
+    if !annotations.is_empty() {
+        metadata.insert("annotations".into(), Value::Object(annotations));
+    }
     json!({
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -93,24 +98,35 @@ fn budget(bot: &TelegramBot) -> Value {
 
 /// The Deployment. Its apply carries the resource version that the plan was made from: a controller that was paused and goes
 /// on must not apply an old template, which would be a rollback.
-pub(crate) fn deployment(observed: &Observed, revision: &Stored, replicas: i32) -> Value {
+pub(crate) fn deployment(observed: &Observed, revision: &Stored, replicas: i32, pace: Pace) -> Value {
     let bot = &observed.bot;
     let mut metadata = metadata(bot, &bot.name_any());
     if let Some(version) = observed.deployment.as_ref().and_then(ResourceExt::resource_version) {
         metadata.insert("resourceVersion".into(), json!(version));
     }
-    json!({
+    let strategy = match bot.spec.strategy.kind {
+        StrategyType::RollingUpdate => {
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}})
+        }
+        StrategyType::Recreate => json!({"type": "Recreate"}),
+    };
+    let mut deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
             "replicas": replicas,
-            "minReadySeconds": bot.spec.min_ready_seconds,
+            "minReadySeconds": pace.min_ready_seconds,
             "progressDeadlineSeconds": bot.spec.progress_deadline_seconds,
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": selector(&bot.name_any())},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "strategy": strategy,
             "template": revision.template,
         },
-    })
+    });
+    // What is false is not stored, and would look different for ever.
+    if pace.paused {
+        deployment["spec"]["paused"] = json!(true);
+    }
+    deployment
 }

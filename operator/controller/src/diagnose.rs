@@ -5,13 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use pollux_api::names::{label, pod as names};
 use pollux_api::spec::TelegramBotSpec;
 use pollux_api::words::Reason;
-use pollux_lease::FullLogin;
+use pollux_lease::{FullLogin, Replica};
+
+use crate::grant::{is_role_name, role_name};
+use crate::leases::Seen;
+use crate::observe::Observed;
 
 /// What keeps a pod from getting ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +99,70 @@ pub(crate) fn revision(pod: &Pod) -> &str {
 /// Whether the pod's events may say more than the pod does.
 pub(crate) fn needs_events(pod: &Pod) -> bool {
     !is_terminating(pod) && !is_over(pod) && !is_ready(pod)
+}
+
+/// That a container of the pod, the agent or one of the user's, has restarted more often than that.
+pub(crate) fn restarts(pod: &Pod, limit: i32) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let worst = all.max_by_key(|container| container.restart_count).filter(|c| c.restart_count > limit)?;
+    let ended = worst.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let how = ended.map(|ended| match ended.reason.as_deref().filter(|why| *why != "Error") {
+        Some(why) => format!(" (exit code {}, {why})", ended.exit_code),
+        None => format!(" (exit code {})", ended.exit_code),
+    });
+    Some(format!(
+        "{} restarts of container {} in pod {}{}, of which spec.analysis.maxContainerRestarts allows {limit}",
+        worst.restart_count,
+        worst.name,
+        pod.name_any(),
+        how.unwrap_or_default()
+    ))
+}
+
+/// What keeps the pods from getting ready that do not.
+pub(crate) fn troubles(observed: &Observed, now: Timestamp) -> Vec<Trouble> {
+    let none = Vec::new();
+    let spec = &observed.bot.spec;
+    let of = |pod: &Pod| {
+        let events = observed.events.get(&pod.name_any()).unwrap_or(&none);
+        trouble(pod, events, spec, heard(observed, pod), now)
+    };
+    observed.pods.iter().filter_map(of).collect()
+}
+
+/// Whether the lease database knows the agent of this pod. Other agents that it knows say nothing of this one: a pod may have
+/// another revision's credentials.
+pub(crate) fn heard<'a>(observed: &'a Observed, pod: &Pod) -> Heard<'a> {
+    let Seen::Bot(view) = &observed.lease else { return Heard::Unknown };
+    let uid = pod.uid().unwrap_or_default();
+    let is_of_pod = |replica: &Replica| replica.resource == observed.resource && replica.pod_uid == uid;
+    let known = view.iter().flat_map(|view| &view.candidates).any(|candidate| is_of_pod(&candidate.party.replica));
+    if known {
+        return Heard::Yes;
+    }
+    // Its login is in a Secret that the operator cannot read: that of the namespace, or else one that somebody made by hand.
+    let full = &observed.full_logins;
+    let own = role_name(&observed.resource.cluster, &observed.resource.namespace);
+    let by_hand = || full.iter().find(|login| !is_role_name(&login.name));
+    full.iter().find(|login| login.name == own).or_else(by_hand).map_or(Heard::No, Heard::NoSession)
+}
+
+/// What the Deployment's controller gave up on.
+pub(crate) fn deployment_failure(deployment: Option<&Deployment>) -> Option<(String, String)> {
+    let conditions = deployment?.status.as_ref()?.conditions.as_ref()?;
+    let find = |type_: &str| conditions.iter().find(|c| c.type_ == type_);
+    if let Some(failure) = find("ReplicaFailure").filter(|c| c.status == "True") {
+        return Some((failure.reason.clone().unwrap_or_default(), failure.message.clone().unwrap_or_default()));
+    }
+    let progress = find("Progressing").filter(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
+    let said = progress.message.clone().unwrap_or_default();
+    Some((
+        Reason::DeadlineExceeded.to_string(),
+        format!(
+            "no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod"
+        ),
+    ))
 }
 
 /// What keeps this pod from getting ready, if anything does.

@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use pollux_api::words::{ConditionType, EventReason, HandoverReason, Phase};
+use pollux_api::status::KnownRevision;
+use pollux_api::words::{ConditionType, EventReason, HandoverReason, Phase, RevisionState};
 use pollux_api::{TelegramBot, TelegramBotStatus};
 
 /// What happened.
@@ -36,6 +37,7 @@ impl Happened {
             | EventReason::Suspended
             | EventReason::Resumed => "Normal",
             EventReason::RolloutFailed
+            | EventReason::RolledBack
             | EventReason::LeaderLost
             | EventReason::LeaderDeaf
             | EventReason::DrainTimedOut
@@ -92,6 +94,14 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
             ));
         }
     }
+    let rejected = |status: &TelegramBotStatus, revision: &KnownRevision| {
+        let found = status.revisions.iter().find(|r| (&r.name, r.number) == (&revision.name, revision.number));
+        found.is_some_and(|found| found.state == RevisionState::RolledBack)
+    };
+    for revision in now.revisions.iter().filter(|revision| rejected(now, revision) && !rejected(before, revision)) {
+        let note = format!("revision {} did not pass: {}", revision.number, revision.message);
+        happened.push(Happened::new(EventReason::RolledBack, note));
+    }
     leadership(before, now, &mut happened);
     handover(before, now, &mut happened);
     let became = |type_: ConditionType, status: &str| {
@@ -123,7 +133,7 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     let token_refused = now.condition(ConditionType::TokenAccepted).is_some_and(|c| c.status == "False");
     // What the manifest, the token or the database is to blame for has been said above.
     let blamed = |reason: &str| {
-        matches!(reason, "SpecInvalid" | "WaitingForDatabase")
+        matches!(reason, "SpecInvalid" | "WaitingForDatabase" | "RolledBack")
             || !now.is_true(ConditionType::SpecValid)
             || token_refused
     };

@@ -52,7 +52,10 @@ fn reason(handover: &Handover, stored: &[Stored], pods: &[Pod]) -> HandoverReaso
         .copied()
         .find(|reason| reason.as_str() == handover.reason)
         .unwrap_or(HandoverReason::Manual);
-    if !matches!(said, HandoverReason::PodDeleted | HandoverReason::Rollout | HandoverReason::Rollback) {
+    // The controller asks for handovers as people do.
+    let planned =
+        [HandoverReason::PodDeleted, HandoverReason::Rollout, HandoverReason::Rollback, HandoverReason::Manual];
+    if !planned.contains(&said) {
         return said;
     }
     let (Some(from), Some(to)) = (&handover.from, &handover.to) else { return said };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use pollux_lease::{BotView, FullLogin, Look, Observer, ObserverState, Resource, Setting};
+use pollux_lease::{BotView, FullLogin, Look, Observer, ObserverState, Request, Resource, Setting};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::chain;
@@ -154,14 +154,18 @@ impl Leases {
 
     /// Writes the settings of a bot if they differ.
     pub(crate) async fn put(&self, database: &str, resource: &Resource, setting: &Setting) -> Result<(), String> {
-        let Some(observer) = self.databases.get(database) else {
-            return Err(format!("no lease database is called {database:?}"));
-        };
-        match tokio::time::timeout(DEADLINE, observer.put_setting(resource, setting)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(_) => Err(format!("no answer within {DEADLINE:?}")),
-        }
+        let observer = self.of(database)?;
+        answered(observer.put_setting(resource, setting)).await
+    }
+
+    /// Asks the agents of a bot for something.
+    pub(crate) async fn ask(&self, database: &str, resource: &Resource, request: &Request) -> Result<(), String> {
+        let observer = self.of(database)?;
+        answered(observer.put_request(resource, request)).await
+    }
+
+    fn of(&self, database: &str) -> Result<&Observer, String> {
+        self.databases.get(database).ok_or_else(|| format!("no lease database is called {database:?}"))
     }
 
     /// Removes the settings of a resource that is gone. An attempt: what stays behind names revisions that nobody has.
@@ -169,6 +173,14 @@ impl Leases {
         for observer in self.databases.values() {
             let _ = tokio::time::timeout(DEADLINE, observer.forget(resource)).await;
         }
+    }
+}
+
+async fn answered<T>(asked: impl Future<Output = Result<T, pollux_lease::Error>>) -> Result<(), String> {
+    match tokio::time::timeout(DEADLINE, asked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer within {DEADLINE:?}")),
     }
 }
 

@@ -23,6 +23,7 @@ mod reconcile;
 mod release;
 mod reports;
 mod revision;
+mod rollout;
 mod run;
 mod same;
 mod serve;

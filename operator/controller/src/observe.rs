@@ -21,6 +21,8 @@ use crate::leases::{Leases, Seen};
 pub(crate) struct Observed {
     /// The resource.
     pub(crate) bot: TelegramBot,
+    /// The same, as the lease database knows it.
+    pub(crate) resource: Resource,
     /// Its Deployment.
     pub(crate) deployment: Option<Deployment>,
     /// Its ServiceAccount.
@@ -77,6 +79,7 @@ pub(crate) async fn observe(
     let full_logins = if waits { leases.full_logins(&bot.spec.lease.database).await } else { Vec::new() };
     Ok(Some(Observed {
         bot,
+        resource,
         deployment: deployment?,
         service_account: service_account?,
         budget: budget?,

@@ -1,23 +1,26 @@
 //! Third step: what should be. Pure; every decision carries its reason.
 //!
-//! The order of a rollout, for now the Deployment's own: the settings row says `eligible = [new, old…]` before the template
-//! is applied, so that the old leader's preStop hands over to the new revision and nothing else can win; when no pod of
-//! another revision is left it says `[new]`.
+//! The settings row says `eligible = [new, old…]` before a template is applied, so that whoever has to go hands over to the new
+//! revision, also where no controller asks for it; when no pod of another revision is left it says `[new]`. How a new revision
+//! comes to lead before that is [`crate::rollout`].
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::label;
-use pollux_lease::Setting;
+use pollux_api::words::StrategyType;
+use pollux_lease::{Request, Setting};
 use serde_json::{Value, json};
 
 use crate::cluster::Refusal;
 use crate::diagnose::{is_over, is_terminating, revision};
 use crate::leases::Seen;
 use crate::observe::Observed;
-use crate::revision::Stored;
+use crate::revision::{Stored, Verdict};
+use crate::rollout::{Led, Scene, Trial, trial_seconds};
 use crate::validate::{Invalid, Target};
 
 /// How many stored revisions are kept besides those in use.
@@ -30,16 +33,31 @@ pub(crate) struct Plan {
     pub(crate) rollout: RolloutDecision,
     /// The revision that the pods shall have, with its number; `None` when nothing can be applied.
     pub(crate) revision: Option<Stored>,
-    /// Whether that revision must be stored (it is new, or its number changes).
-    pub(crate) store: bool,
+    /// The revision that the manifest asks for: another one while it is held, or did not pass.
+    pub(crate) target: Option<Stored>,
+    /// Revisions to be stored: they are new, or their number, verdict or answers change.
+    pub(crate) store: Vec<Stored>,
     /// How many pods.
     pub(crate) replicas: i32,
     /// Whether a PodDisruptionBudget makes sense.
     pub(crate) budget: bool,
+    /// How Kubernetes goes about it.
+    pub(crate) pace: Pace,
     /// Hot settings and who may lead; `None` when there is nothing to say.
     pub(crate) setting: Option<Setting>,
+    /// A handover that the leader is asked for.
+    pub(crate) request: Option<Request>,
     /// Names of stored revisions that are not needed any more.
     pub(crate) prune: Vec<String>,
+}
+
+/// How Kubernetes replaces pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// For how long a new pod must have been ready before an old one goes.
+    pub(crate) min_ready_seconds: i32,
+    /// Nothing moves.
+    pub(crate) paused: bool,
 }
 
 /// What becomes of the pod template.
@@ -47,12 +65,24 @@ pub(crate) struct Plan {
 pub(crate) enum RolloutDecision {
     /// There is no Deployment yet.
     Create,
-    /// The pods have the manifest's revision.
+    /// The pods have the manifest's revision, or get it.
     Keep,
+    /// They have it, and it is on trial.
+    Try {
+        /// How it is doing.
+        trial: Trial,
+    },
     /// The template changes now.
     Roll {
         /// The revision that runs.
         from: String,
+    },
+    /// The template changes when the leader has handed back.
+    Return {
+        /// To this pod.
+        to: String,
+        /// Why the revision that runs has to go.
+        why: String,
     },
     /// The template stays what it is.
     Hold {
@@ -78,39 +108,106 @@ pub(crate) enum HoldReason {
         /// That database.
         database: String,
     },
+    /// The manifest's revision did not pass.
+    RolledBack {
+        /// Why.
+        why: String,
+    },
+    /// It did not pass, and a person is to decide.
+    Failed {
+        /// Why.
+        why: String,
+    },
+    /// `spec.paused`.
+    Paused,
     /// The bot is being deleted.
     Deleting,
 }
 
 /// Decides.
-pub(crate) fn plan(observed: &Observed, stored: &[Stored], target: Result<Target, Invalid>) -> Plan {
-    let live = observed.deployment.as_ref().and_then(live_revision);
+pub(crate) fn plan(observed: &Observed, stored: &[Stored], target: Result<Target, Invalid>, now: Timestamp) -> Plan {
     let spec = &observed.bot.spec;
-    let rollout = decide(observed, live.as_deref(), &target);
-    let newest = stored.iter().map(|stored| stored.number).max().unwrap_or_default();
-    let (revision, store) = match (&rollout, target) {
-        (RolloutDecision::Hold { .. }, _) | (_, Err(_)) => {
-            (stored.iter().find(|s| Some(&s.name) == live.as_ref()).cloned(), false)
+    let scene = Scene { observed, stored, now };
+    let live = observed.deployment.as_ref().and_then(live_revision);
+    let find = |name: Option<&String>| name.and_then(|name| stored.iter().find(|stored| stored.name == *name));
+    let running = find(live.as_ref()).cloned();
+
+    let mut store = Vec::new();
+    let target = target.map(|target| {
+        let target = numbered(scene, target, running.as_ref());
+        let judged = scene.judge(&target, live.as_ref() == Some(&target.name));
+        let target = judged.unwrap_or(target);
+        if find(Some(&target.name)) != Some(&target) {
+            store.push(target.clone());
         }
-        (_, Ok(Target::New { name, image, template })) => {
-            (Some(Stored { name, number: newest + 1, image, template }), true)
+        target
+    });
+    let stable = target.as_ref().ok().and_then(|target| scene.stable(&target.name)).cloned();
+    let goal = target.as_ref().ok().map(|target| match (&target.verdict, &stable) {
+        (Some(Verdict::Failed { waits: false, .. }), Some(stable)) => stable.clone(),
+        _ => target.clone(),
+    });
+    let rollout = decide(scene, &target, goal.as_ref(), running.as_ref(), live.as_deref());
+    let revision = match (&rollout, target.as_ref()) {
+        (RolloutDecision::Hold { .. } | RolloutDecision::Return { .. }, _) | (_, Err(_)) => {
+            // Under its new number, if it has one.
+            let of_store = store.iter().find(|stored| Some(&stored.name) == live.as_ref());
+            of_store.cloned().or(running)
         }
-        (RolloutDecision::Roll { .. }, Ok(Target::Known(known))) if known.number < newest => {
-            (Some(Stored { number: newest + 1, ..known }), true)
-        }
-        (_, Ok(Target::Known(known))) => (Some(known), false),
+        _ => goal,
     };
     let replicas = if spec.suspend { 0 } else { spec.replicas };
     let foreign = matches!(&rollout, RolloutDecision::Hold { reason: HoldReason::Invalid(invalid) } if invalid.foreign);
     let writable = !foreign && rollout != (RolloutDecision::Hold { reason: HoldReason::Deleting });
+    // What waits for something that may take long is not there yet.
+    if matches!(
+        &rollout,
+        RolloutDecision::Hold {
+            reason: HoldReason::Paused | HoldReason::DatabaseUnreachable { .. } | HoldReason::OtherDatabase { .. }
+        }
+    ) {
+        store.clear();
+    }
+    let applied = revision.as_ref().filter(|_| writable);
+    let request = applied.and_then(|_| request(scene, target.as_ref().ok(), stable.as_ref(), &rollout));
     Plan {
-        setting: revision.as_ref().filter(|_| writable).map(|revision| setting(observed, stored, revision)),
-        prune: if writable { prune(observed, stored, revision.as_ref()) } else { Vec::new() },
+        setting: applied.map(|revision| setting(scene, target.as_ref().ok(), revision, &rollout)),
+        prune: if writable { prune(observed, stored, applied, stable.as_ref()) } else { Vec::new() },
+        pace: pace(scene, applied, &rollout),
         revision: revision.filter(|_| writable),
-        store,
+        target: target.ok(),
+        store: if writable { store } else { Vec::new() },
+        request,
         rollout,
         replicas,
         budget: replicas >= 2,
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// The stored revisions, as they are when this is applied.
+    pub(crate) fn known(&self, stored: &[Stored]) -> Vec<Stored> {
+        let changed = |old: &&Stored| self.store.iter().all(|new| new.name != old.name);
+        stored.iter().filter(changed).chain(&self.store).cloned().collect()
+    }
+}
+
+/// The manifest's revision. It gets a new number, and is tried anew, when it comes back to take the place of one that passed.
+fn numbered(scene: Scene<'_>, target: Target, running: Option<&Stored>) -> Stored {
+    let newest = scene.stored.iter().map(|stored| stored.number).max().unwrap_or_default();
+    match target {
+        Target::New { name, image, template } => Stored::new(&name, newest + 1, &image, template),
+        Target::Known(known) => {
+            let is_running = running.is_none_or(|running| running.name == known.name);
+            // Whoever is on trial did not take its place.
+            let never_left = known.passed() && running.is_some_and(|running| !running.passed());
+            if is_running || never_left || known.failed().is_some() || known.number == newest {
+                return known;
+            }
+            known.again(newest + 1)
+        }
     }
 }
 
@@ -120,27 +217,97 @@ pub(crate) fn live_revision(deployment: &Deployment) -> Option<String> {
     template.labels.as_ref()?.get(label::REVISION).cloned()
 }
 
-fn decide(observed: &Observed, live: Option<&str>, target: &Result<Target, Invalid>) -> RolloutDecision {
+fn decide(
+    scene: Scene<'_>,
+    target: &Result<Stored, Invalid>,
+    goal: Option<&Stored>,
+    running: Option<&Stored>,
+    live: Option<&str>,
+) -> RolloutDecision {
     let hold = |reason| RolloutDecision::Hold { reason };
+    let observed = scene.observed;
     if observed.bot.metadata.deletion_timestamp.is_some() {
         return hold(HoldReason::Deleting);
     }
-    let target = match target {
-        Ok(target) => target,
-        Err(invalid) => return hold(HoldReason::Invalid(invalid.clone())),
+    let (target, goal) = match (target, goal) {
+        (Ok(target), Some(goal)) => (target, goal),
+        (Err(invalid), _) => return hold(HoldReason::Invalid(invalid.clone())),
+        (Ok(_), None) => unreachable!("whoever has a target has a goal"),
     };
-    if live == Some(target.name()) {
-        return RolloutDecision::Keep;
+    if live == Some(goal.name.as_str()) {
+        return match (&target.verdict, observed.bot.spec.paused) {
+            (Some(Verdict::Failed { why, waits: true }), _) => hold(HoldReason::Failed { why: why.clone() }),
+            (Some(Verdict::Failed { why, .. }), _) if goal.name != target.name => {
+                hold(HoldReason::RolledBack { why: why.clone() })
+            }
+            (Some(_), _) => RolloutDecision::Keep,
+            (None, true) => hold(HoldReason::Paused),
+            (None, false) => RolloutDecision::Try { trial: scene.trial(target) },
+        };
     }
     if let Some(database) = other_database(observed) {
         return hold(HoldReason::OtherDatabase { database });
     }
-    match (live, &observed.lease) {
+    let Some(live) = live else {
         // Pods of a bot that never ran disturb nobody: they wait for the database beside us.
-        (None, _) => RolloutDecision::Create,
-        (Some(_), Seen::Unreachable { error }) => hold(HoldReason::DatabaseUnreachable { error: error.clone() }),
-        (Some(live), _) => RolloutDecision::Roll { from: live.to_owned() },
+        return RolloutDecision::Create;
+    };
+    if observed.bot.spec.paused {
+        return hold(HoldReason::Paused);
     }
+    if let Seen::Unreachable { error } = &observed.lease {
+        return hold(HoldReason::DatabaseUnreachable { error: error.clone() });
+    }
+    // One on trial gives back what it has before it goes.
+    let trial = running.filter(|running| !running.passed());
+    if let (Some(trial), Some(stable)) = (trial, trial.and_then(|trial| scene.stable(&trial.name)))
+        && let Some(pod) = scene.hand_back(target, trial, stable)
+    {
+        let failed = target.failed().filter(|_| trial.name == target.name);
+        let why = failed.map_or_else(|| "another revision is wanted".to_owned(), str::to_owned);
+        return RolloutDecision::Return { to: pod.name_any(), why };
+    }
+    RolloutDecision::Roll { from: live.to_owned() }
+}
+
+/// During a trial Kubernetes keeps the old pods for as long as it may take.
+fn pace(scene: Scene<'_>, applied: Option<&Stored>, rollout: &RolloutDecision) -> Pace {
+    let spec = &scene.observed.bot.spec;
+    let rolling = spec.strategy.kind == StrategyType::RollingUpdate;
+    let on_trial = applied.is_some_and(|applied| {
+        !applied.passed()
+            && scene.stable(&applied.name).is_some()
+            && *rollout != (RolloutDecision::Try { trial: Trial::Plain })
+    });
+    Pace {
+        min_ready_seconds: if rolling && on_trial {
+            trial_seconds(spec).max(spec.min_ready_seconds)
+        } else {
+            spec.min_ready_seconds
+        },
+        paused: spec.paused || matches!(rollout, RolloutDecision::Hold { reason: HoldReason::Failed { .. } }),
+    }
+}
+
+/// What the leader is asked for. A request is a row that agents obey once, so its name has the epoch of the leader that is asked.
+fn request(
+    scene: Scene<'_>,
+    target: Option<&Stored>,
+    stable: Option<&Stored>,
+    rollout: &RolloutDecision,
+) -> Option<Request> {
+    let Led::By(leader) = scene.led() else { return None };
+    let to_pod = match rollout {
+        RolloutDecision::Try { trial: Trial::HandingOver { to } } | RolloutDecision::Return { to, .. } => to.clone(),
+        RolloutDecision::Hold { reason: HoldReason::Failed { .. } | HoldReason::RolledBack { .. } } => {
+            let (target, stable) = (target?, stable?);
+            let leads = leader.replica.revision == target.name;
+            scene.ready_pod(&stable.name).filter(|_| leads)?.name_any()
+        }
+        _ => return None,
+    };
+    let Seen::Bot(Some(view)) = &scene.observed.lease else { return None };
+    Some(Request { id: format!("{}.{to_pod}", view.lease.epoch), to_pod })
 }
 
 /// A lease database other than the manifest's that a living pod uses. The schema lets it change only in a suspended bot, but
@@ -156,22 +323,34 @@ fn other_database(observed: &Observed) -> Option<String> {
         .cloned()
 }
 
-/// Who may lead: the revision that is wanted first, then those that pods still run, newest first.
-fn setting(observed: &Observed, stored: &[Stored], wanted: &Stored) -> Setting {
+/// Who may lead: the revision that is wanted first, then those that pods still run, newest first. One that did not pass comes
+/// last, or not at all when another one is ready.
+fn setting(scene: Scene<'_>, target: Option<&Stored>, applied: &Stored, rollout: &RolloutDecision) -> Setting {
+    let Scene { observed, stored, .. } = scene;
+    let first = match rollout {
+        RolloutDecision::Return { to, .. } => observed.pods.iter().find(|pod| pod.name_any() == *to).map(revision),
+        _ => None,
+    };
+    let first = first.unwrap_or(&applied.name);
     let number = |name: &str| stored.iter().find(|stored| stored.name == name).map_or(0, |stored| stored.number);
-    let running: BTreeSet<&str> =
+    let mut running: BTreeSet<&str> =
         observed.pods.iter().filter(|pod| !is_over(pod)).map(revision).filter(|name| !name.is_empty()).collect();
-    let live = observed.deployment.as_ref().and_then(live_revision);
-    let mut others: Vec<&str> = running.into_iter().filter(|name| *name != wanted.name).collect();
+    running.insert(&applied.name);
     // A Deployment whose pods are not there yet, or not there at this moment, still counts.
-    if let Some(live) = live.as_deref().filter(|live| *live != wanted.name && !others.contains(live)) {
-        others.push(live);
+    let live = observed.deployment.as_ref().and_then(live_revision);
+    running.extend(live.as_deref());
+    let failed = |name: &str| match target {
+        Some(target) if target.name == name => target.failed().is_some(),
+        _ => stored.iter().any(|stored| stored.name == name && stored.failed().is_some()),
+    };
+    let mut eligible: Vec<&str> = running.into_iter().collect();
+    eligible.sort_by_key(|name| (failed(name), *name != first, std::cmp::Reverse(number(name))));
+    if eligible.iter().any(|name| !failed(name) && scene.ready_pod(name).is_some()) {
+        eligible.retain(|name| !failed(name));
     }
-    others.sort_by_key(|name| std::cmp::Reverse(number(name)));
-    let eligible = std::iter::once(wanted.name.as_str()).chain(others).map(str::to_owned).collect();
     Setting {
         generation: observed.bot.metadata.generation.unwrap_or_default(),
-        eligible: Some(eligible),
+        eligible: Some(eligible.into_iter().map(str::to_owned).collect()),
         json: hot(&observed.bot.spec),
     }
 }
@@ -195,10 +374,10 @@ fn hot(spec: &TelegramBotSpec) -> Value {
     })
 }
 
-fn prune(observed: &Observed, stored: &[Stored], wanted: Option<&Stored>) -> Vec<String> {
+fn prune(observed: &Observed, stored: &[Stored], wanted: Option<&Stored>, stable: Option<&Stored>) -> Vec<String> {
     let live = observed.deployment.as_ref().and_then(live_revision);
     let in_use = |name: &str| {
-        wanted.is_some_and(|wanted| wanted.name == name)
+        wanted.into_iter().chain(stable).any(|used| used.name == name)
             || live.as_deref() == Some(name)
             || observed.pods.iter().any(|pod| revision(pod) == name)
     };

@@ -14,7 +14,6 @@ use kube::{Resource as _, ResourceExt};
 use pollux_api::names::{GROUP, KIND, MANAGER_STATUS, VERSION};
 use pollux_api::words::{ConditionType, Phase};
 use pollux_api::{TelegramBot, TelegramBotStatus};
-use pollux_lease::Resource;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -25,8 +24,9 @@ use crate::events;
 use crate::leases::Leases;
 use crate::metrics::Metrics;
 use crate::observe::{Observed, observe};
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, RolloutDecision, plan};
 use crate::revision::Stored;
+use crate::rollout::Trial;
 use crate::status::{Facts, status};
 use crate::validate::{Operator, validate};
 
@@ -133,13 +133,12 @@ async fn run(shared: &Shared, (namespace, name): &(String, String)) -> Result<Ac
     let Some(observed) = observe(cluster, leases, &operator.cluster, namespace, name).await? else {
         return Ok(Action::await_change());
     };
-    let resource = Resource { cluster: operator.cluster.clone(), namespace: namespace.clone(), name: name.clone() };
     let stored: Vec<Stored> = observed.revisions.iter().filter_map(Stored::read).collect();
 
     let target = apply::dry_run(cluster, &observed, validate(&observed, &stored, operator)).await?;
-    let plan = plan(&observed, &stored, target);
+    let plan = plan(&observed, &stored, target, Timestamp::now());
     let children = build(&observed, &plan);
-    let (applied, result) = apply::apply(cluster, leases, &resource, &observed, &plan, children).await;
+    let (applied, result) = apply::apply(cluster, leases, &observed, &plan, children).await;
     let plan = match &result {
         Ok(()) => apply::outcome(plan, &applied),
         Err(error) => match error.refusal() {
@@ -148,7 +147,7 @@ async fn run(shared: &Shared, (namespace, name): &(String, String)) -> Result<Ac
         },
     };
     // A refusal lasts until somebody has read of it; it is an error nevertheless, for the back-off.
-    let told = tell(shared, &observed, &plan, &applied, &stored, &resource).await;
+    let told = tell(shared, &observed, &plan, &applied, &stored).await;
     result.and(told)
 }
 
@@ -159,19 +158,10 @@ async fn tell(
     plan: &Plan,
     applied: &Applied,
     stored: &[Stored],
-    resource: &Resource,
 ) -> Result<Action, Error> {
-    let mut known = stored.to_vec();
-    known.retain(|stored| plan.revision.as_ref().is_none_or(|revision| revision.name != stored.name));
-    known.extend(plan.revision.clone());
-    let facts = Facts {
-        observed,
-        plan,
-        deployment: applied.deployment.as_ref(),
-        stored: &known,
-        resource,
-        now: Timestamp::now(),
-    };
+    let known = plan.known(stored);
+    let facts =
+        Facts { observed, plan, deployment: applied.deployment.as_ref(), stored: &known, now: Timestamp::now() };
     let now = status(&facts);
     let before = observed.bot.status.clone().unwrap_or_default();
     let bot = &observed.bot;
@@ -195,13 +185,17 @@ async fn tell(
         }
     }
     shared.metrics.bot(&namespace, &name, plan.replicas, &now);
-    Ok(Action::requeue(again(&now, Timestamp::now())))
+    Ok(Action::requeue(again(&now, &plan.rollout, Timestamp::now())))
 }
 
 /// When to look again although nothing happened.
-fn again(status: &TelegramBotStatus, now: Timestamp) -> Duration {
-    if matches!(status.phase, Phase::Running | Phase::Suspended) {
+fn again(status: &TelegramBotStatus, rollout: &RolloutDecision, now: Timestamp) -> Duration {
+    if matches!(status.phase, Phase::Running | Phase::Suspended | Phase::RolledBack | Phase::Paused) {
         return RESYNC;
+    }
+    if let RolloutDecision::Try { trial: Trial::Baking { until } } = rollout {
+        // Its containers are looked at meanwhile, too.
+        return Duration::try_from(until.duration_since(now)).unwrap_or_default().min(SOON);
     }
     let since = status.condition(ConditionType::Ready).map_or(now, |ready| ready.last_transition_time.0);
     if now.duration_since(since).as_secs() < 180 { SOON } else { LATER }

@@ -21,7 +21,7 @@ fn reports<'a>(facts: &Facts<'_>, view: &'a BotView) -> Vec<&'a Candidate> {
     let mut own: Vec<_> = view
         .candidates
         .iter()
-        .filter(|c| c.party.replica.resource == *facts.resource && !c.leaving && c.beat_age < HEARD)
+        .filter(|c| c.party.replica.resource == facts.observed.resource && !c.leaving && c.beat_age < HEARD)
         .collect();
     own.sort_by_key(|candidate| (Some(candidate.party.replica.revision.as_str()) != wanted, candidate.beat_age));
     own

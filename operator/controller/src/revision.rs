@@ -11,13 +11,16 @@
 //! A revision's *number* orders revisions for people and is bumped when one comes back. It is kept in the ControllerRevision
 //! and never in a pod template.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::label;
 use pollux_api::spec::{Agent, Handover};
 use ring::digest::{SHA256, digest};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// A revision that is stored in the cluster.
@@ -31,6 +34,27 @@ pub(crate) struct Stored {
     pub(crate) image: String,
     /// The rendered pod template, as it was first applied.
     pub(crate) template: Value,
+    /// What came of its trial under this number; `None` before that.
+    pub(crate) verdict: Option<Verdict>,
+    /// The requests about it that were answered, by annotation.
+    pub(crate) answered: BTreeMap<String, String>,
+    /// When it was first stored.
+    pub(crate) created: Option<Time>,
+}
+
+/// What came of a revision's trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    /// It is what a rollout that fails comes back to.
+    Passed,
+    /// It leads no more.
+    Failed {
+        /// Why.
+        why: String,
+        /// It stays where it is until a person decides.
+        #[serde(default)]
+        waits: bool,
+    },
 }
 
 /// The name of the revision that a spec asks for.
@@ -66,8 +90,11 @@ fn choices(spec: &TelegramBotSpec) -> Value {
         // These make no pods: the scale, the Deployment's own pace, and hot settings.
         replicas: _,
         suspend: _,
+        paused: _,
         polling: _,
         strategy: _,
+        analysis: _,
+        on_failure: _,
         min_ready_seconds: _,
         progress_deadline_seconds: _,
     } = spec;
@@ -143,10 +170,38 @@ fn canonical(value: Value) -> Value {
 // === impl Stored ===
 
 impl Stored {
+    /// A revision that nobody has seen before.
+    pub(crate) fn new(name: &str, number: i64, image: &str, template: Value) -> Self {
+        let (name, image) = (name.to_owned(), image.to_owned());
+        Self { name, number, image, template, verdict: None, answered: BTreeMap::new(), created: None }
+    }
+
+    /// The same under another number, to be tried anew.
+    pub(crate) fn again(self, number: i64) -> Self {
+        Self { number, verdict: None, ..self }
+    }
+
+    /// Whether it passed its trial.
+    pub(crate) fn passed(&self) -> bool {
+        self.verdict == Some(Verdict::Passed)
+    }
+
+    /// Why it did not pass.
+    pub(crate) fn failed(&self) -> Option<&str> {
+        match &self.verdict {
+            Some(Verdict::Failed { why, .. }) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Reads a ControllerRevision; one that was not written by Pollux, or was spoilt, is none.
     pub(crate) fn read(object: &ControllerRevision) -> Option<Self> {
         let data = &object.data.as_ref()?.0;
+        let annotation = |key: &str| object.annotations().get(key);
         Some(Self {
+            verdict: annotation(label::VERDICT).and_then(|text| serde_json::from_str(text).ok()),
+            answered: annotation(label::ANSWERED).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            created: object.creation_timestamp(),
             name: object.labels().get(label::REVISION)?.clone(),
             number: object.revision,
             image: data.get("image")?.as_str()?.to_owned(),
@@ -154,9 +209,17 @@ impl Stored {
         })
     }
 
-    /// What [`Self::read`] reads.
+    /// What [`Self::read`] reads. It cannot be changed.
     pub(crate) fn data(&self) -> Value {
         json!({"image": self.image, "template": self.template})
+    }
+
+    /// And what can.
+    pub(crate) fn annotations(&self) -> Map<String, Value> {
+        let text = |value: Value| Value::String(value.to_string());
+        let verdict = self.verdict.as_ref().map(|verdict| (label::VERDICT.to_owned(), text(json!(verdict))));
+        let answered = (!self.answered.is_empty()).then(|| (label::ANSWERED.to_owned(), text(json!(self.answered))));
+        verdict.into_iter().chain(answered).collect()
     }
 }
 
@@ -200,6 +263,10 @@ mod tests {
             json!({"minReadySeconds": 9}),
             json!({"progressDeadlineSeconds": 99}),
             json!({"strategy": {"type": "RollingUpdate"}}),
+            json!({"strategy": {"type": "Recreate"}}),
+            json!({"paused": true}),
+            json!({"analysis": {"bakeSeconds": 1, "maxContainerRestarts": 2}}),
+            json!({"onFailure": "Pause"}),
             json!({"podTemplate": {"metadata": {}, "spec": {}}}),
             json!({"agent": {"apiPort": 8081, "metricsPort": 9464, "apiURLEnv": []}}),
         ] {
@@ -247,12 +314,20 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_what_is_read() {
-        let stored =
-            Stored { name: "abc".into(), number: 3, image: "i".into(), template: json!({"spec": {"z": 1, "a": 2}}) };
-        let object: ControllerRevision = serde_json::from_value(json!({
-            "metadata": {"name": "echo-abc", "labels": {"pollux.dev/revision": "abc"}}, "revision": 3, "data": stored.data(),
-        }))
-        .unwrap();
-        assert_eq!(Stored::read(&object), Some(stored));
+        let new = Stored::new("abc", 3, "i", json!({"spec": {"z": 1, "a": 2}}));
+        let failed = Verdict::Failed { why: "it \"leaks\"".into(), waits: true };
+        let answered = BTreeMap::from([("pollux.dev/retry".to_owned(), "abc@2".to_owned())]);
+        for stored in [
+            Stored { verdict: Some(Verdict::Passed), ..new.clone() },
+            Stored { verdict: Some(failed), answered, ..new.clone() },
+            new,
+        ] {
+            let object: ControllerRevision = serde_json::from_value(json!({
+                "metadata": {"name": "echo-abc", "labels": {"pollux.dev/revision": "abc"}, "annotations": stored.annotations()},
+                "revision": 3, "data": stored.data(),
+            }))
+            .unwrap();
+            assert_eq!(Stored::read(&object), Some(stored));
+        }
     }
 }

@@ -9,20 +9,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use pollux_api::TelegramBotStatus;
-use pollux_api::names::label;
-use pollux_api::status::{BotIdentity, Leader, Revision};
-use pollux_api::words::{ConditionType, Phase, Reason};
-use pollux_lease::{BotView, Replica, Resource};
+use pollux_api::names::{label, request};
+use pollux_api::status::{BotIdentity, KnownRevision, Leader, Revision, Rollout};
+use pollux_api::words::{ConditionType, Phase, Reason, RevisionState, RolloutStage};
+use pollux_lease::BotView;
 
 use crate::cluster::Refusal;
 use crate::diagnose::{self, Heard, MORE_SESSIONS, Trouble, is_full, is_over, is_terminating};
-use crate::grant::{is_role_name, role_name};
 use crate::handover::last_handover;
 use crate::leases::Seen;
 use crate::observe::Observed;
 use crate::plan::{HoldReason, Plan, RolloutDecision, is_complete};
 use crate::reports;
-use crate::revision::Stored;
+use crate::revision::{Stored, Verdict};
+use crate::rollout::Trial;
+
+/// So many revisions are shown.
+const SHOWN_REVISIONS: usize = 16;
 
 /// Everything that the status is made of.
 pub(crate) struct Facts<'a> {
@@ -32,8 +35,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) deployment: Option<&'a Deployment>,
     /// The stored revisions, that of the plan included.
     pub(crate) stored: &'a [Stored],
-    /// This resource, as the lease database knows it.
-    pub(crate) resource: &'a Resource,
     pub(crate) now: Timestamp,
 }
 
@@ -98,12 +99,13 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
     let elected = leader_elected(facts, &summary, leader.as_ref());
     let available = available(&summary, leader.as_ref(), &elected);
     let progressing = progressing(facts, &summary);
-    let ready = ready(&summary, &spec_valid, &token, &available, &progressing);
+    let ready = ready(facts, &summary, &spec_valid, &token, &available, &progressing);
     let phase = phase(facts, &summary, &ready, &progressing, &spec_valid, &token);
     let message = message(phase, &[&spec_valid, &token, &progressing, &elected, &available, &ready, &foreign]);
 
-    let update = update_revision(facts, &before);
-    let current = if summary.complete && !summary.suspended { update.clone() } else { before.current_revision.clone() };
+    let update = facts.plan.target.as_ref().map(shown).or_else(|| before.update_revision.clone());
+    let there = facts.plan.revision.as_ref().filter(|_| summary.complete && !summary.suspended);
+    let current = there.map(shown).or_else(|| before.current_revision.clone());
     let leader_ready = leader.as_ref().is_some_and(|leader| {
         facts
             .observed
@@ -136,6 +138,8 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
         selector: format!("{}={},{}={}", label::NAME, label::NAME_VALUE, label::BOT, facts.observed.bot.name_any()),
         current_revision: current,
         update_revision: update,
+        rollout: rollout(facts, &summary, &before),
+        revisions: revisions(facts),
         suppressed_calls: reports::suppressed_calls(facts, &summary, &before),
         conditions: conditions.into_iter().map(|(type_, finding)| condition(type_, finding, facts, &before)).collect(),
     }
@@ -146,15 +150,7 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
     let spec = &observed.bot.spec;
     let status = facts.deployment.and_then(|deployment| deployment.status.as_ref());
     let count = |count: Option<i32>| count.unwrap_or_default();
-    let none = Vec::new();
-    let troubles = observed
-        .pods
-        .iter()
-        .filter_map(|pod| {
-            let events = observed.events.get(&pod.name_any()).unwrap_or(&none);
-            diagnose::trouble(pod, events, spec, heard(facts, pod), facts.now)
-        })
-        .collect();
+    let troubles = diagnose::troubles(observed, facts.now);
     let (view, database_error) = match &observed.lease {
         Seen::Bot(view) => (view.as_deref(), None),
         Seen::Unreachable { error } => (None, Some(error.as_str())),
@@ -164,12 +160,16 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
     // Kubernetes counts a pod that drains as gone, but it may still be the one that serves.
     let old_leader =
         view.and_then(|view| view.lease.holder.as_ref().filter(|_| view.lease.fresh)).is_some_and(|holder| {
-            holder.replica.resource == *facts.resource && holder.replica.revision != wanted_revision && !spec.suspend
+            holder.replica.resource == facts.observed.resource
+                && holder.replica.revision != wanted_revision
+                && !spec.suspend
         });
     Summary {
         suspended: spec.suspend,
         wanted: facts.plan.replicas,
-        complete: is_complete(observed, facts.deployment, wanted_revision) && !old_leader,
+        complete: is_settled(&facts.plan.rollout)
+            && is_complete(observed, facts.deployment, wanted_revision)
+            && !old_leader,
         troubles,
         view,
         database_error,
@@ -178,23 +178,6 @@ fn summarize<'a>(facts: &Facts<'a>) -> Summary<'a> {
         replicas: count(status.and_then(|s| s.replicas)),
         updated: count(status.and_then(|s| s.updated_replicas)),
     }
-}
-
-/// Whether the lease database knows the agent of this pod. Other agents that it knows say nothing of this one: a pod may have
-/// another revision's credentials.
-fn heard<'a>(facts: &Facts<'a>, pod: &Pod) -> Heard<'a> {
-    let Seen::Bot(view) = &facts.observed.lease else { return Heard::Unknown };
-    let uid = pod.uid().unwrap_or_default();
-    let is_of_pod = |replica: &Replica| replica.resource == *facts.resource && replica.pod_uid == uid;
-    let known = view.iter().flat_map(|view| &view.candidates).any(|candidate| is_of_pod(&candidate.party.replica));
-    if known {
-        return Heard::Yes;
-    }
-    // Its login is in a Secret that the operator cannot read: that of the namespace, or else one that somebody made by hand.
-    let full = &facts.observed.full_logins;
-    let own = role_name(&facts.resource.cluster, &facts.resource.namespace);
-    let by_hand = || full.iter().find(|login| !is_role_name(&login.name));
-    full.iter().find(|login| login.name == own).or_else(by_hand).map_or(Heard::No, Heard::NoSession)
 }
 
 fn condition(type_: ConditionType, finding: Finding, facts: &Facts<'_>, before: &TelegramBotStatus) -> Condition {
@@ -225,7 +208,8 @@ fn leader(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBotStatus) 
         return before.leader.clone();
     }
     let lease = &summary.view?.lease;
-    let holder = lease.holder.as_ref().filter(|holder| lease.fresh && holder.replica.resource == *facts.resource)?;
+    let holder =
+        lease.holder.as_ref().filter(|holder| lease.fresh && holder.replica.resource == facts.observed.resource)?;
     Some(Leader {
         pod_name: holder.replica.pod.clone(),
         pod_uid: holder.replica.pod_uid.clone(),
@@ -270,13 +254,14 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
         let wanted = facts.plan.revision.as_ref().filter(|_| summary.view.is_some());
         let pods = facts.observed.pods.iter().filter(|pod| diagnose::is_ready(pod) && !is_terminating(pod));
         let of_wanted = |pod: &Pod| wanted.is_none_or(|wanted| wanted.name == diagnose::revision(pod));
-        let (pod, mend) = pods.filter(|pod| of_wanted(pod)).find_map(|pod| match heard(facts, pod) {
-            Heard::No => {
-                Some((pod, format!("check the URI in its Secret, and kubectl logs {} -c agent", pod.name_any())))
-            }
-            Heard::NoSession(login) => Some((pod, format!("{}: {MORE_SESSIONS}", is_full(login)))),
-            Heard::Yes | Heard::Unknown => None,
-        })?;
+        let (pod, mend) =
+            pods.filter(|pod| of_wanted(pod)).find_map(|pod| match diagnose::heard(facts.observed, pod) {
+                Heard::No => {
+                    Some((pod, format!("check the URI in its Secret, and kubectl logs {} -c agent", pod.name_any())))
+                }
+                Heard::NoSession(login) => Some((pod, format!("{}: {MORE_SESSIONS}", is_full(login)))),
+                Heard::Yes | Heard::Unknown => None,
+            })?;
         let pod = pod.name_any();
         Some(format!("pod {pod} runs, but its agent has not been seen in the lease database {database:?}: {mend}"))
     };
@@ -286,7 +271,7 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     match &view.lease.holder {
         Some(holder) if view.lease.fresh => {
             let other = &holder.replica.resource;
-            let place = if other.cluster == facts.resource.cluster {
+            let place = if other.cluster == facts.observed.resource.cluster {
                 String::new()
             } else {
                 format!(" in cluster {}", other.cluster)
@@ -360,8 +345,58 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
                     format!("waits until no pod with a lease in the database {database:?} is left"),
                 );
             }
+            HoldReason::RolledBack { why } => {
+                let target = facts.plan.target.as_ref();
+                let (number, name) = target.map_or((0, ""), |target| (target.number, target.name.as_str()));
+                let back = facts.plan.revision.as_ref().map_or(0, |revision| revision.number);
+                let message = format!(
+                    "revision {number} did not pass: {why}; revision {back} is what runs: change the manifest, or try the same again with kubectl annotate telegrambot {} {}={name} --overwrite",
+                    facts.observed.bot.name_any(),
+                    request::RETRY,
+                );
+                return match summary.complete {
+                    true => Finding::no(Reason::RolledBack, message),
+                    false => Finding::yes(Reason::RollingBack, message),
+                };
+            }
+            HoldReason::Failed { why } => return Finding::unknown(Reason::Paused, waits(facts, why)),
+            HoldReason::Paused => {
+                return Finding::unknown(
+                    Reason::Paused,
+                    "spec.paused is true: set it to false, and the rollout goes on",
+                );
+            }
             HoldReason::Deleting => return Finding::yes(Reason::Draining, "the bot is being deleted"),
         }
+    }
+    let number = |stored: Option<&Stored>| stored.map_or(0, |stored| stored.number);
+    match &facts.plan.rollout {
+        RolloutDecision::Return { to, why } => {
+            return Finding::yes(Reason::RollingBack, format!("the session goes back to {to}: {why}"));
+        }
+        RolloutDecision::Try { trial: Trial::Unseen } => {
+            return Finding::no(
+                Reason::WaitingForDatabase,
+                "the new pod is ready; the rollout waits until the lease database says who leads",
+            );
+        }
+        RolloutDecision::Try { trial: Trial::HandingOver { to } } => {
+            return Finding::yes(
+                Reason::HandingOver,
+                format!("the leader hands over to {to}, of revision {}", number(facts.plan.target.as_ref())),
+            );
+        }
+        RolloutDecision::Try { trial: Trial::Baking { .. } } => {
+            return Finding::yes(
+                Reason::Baking,
+                format!(
+                    "revision {} leads on trial for {} s, and the old pods stand by",
+                    number(facts.plan.target.as_ref()),
+                    facts.observed.bot.spec.analysis.bake_seconds
+                ),
+            );
+        }
+        _ => {}
     }
     if summary.complete {
         return Finding::yes(Reason::Complete, "");
@@ -374,7 +409,7 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
     if let Some(trouble) = summary.troubles.iter().find(|t| t.revision == name).or(summary.troubles.first()) {
         return Finding { status: "False", reason: trouble.reason.clone(), message: trouble.message.clone() };
     }
-    if let Some((reason, message)) = deployment_failure(facts.deployment) {
+    if let Some((reason, message)) = diagnose::deployment_failure(facts.deployment) {
         return Finding { status: "False", reason, message };
     }
     let number = wanted.map_or(0, |revision| revision.number);
@@ -386,24 +421,21 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
     Finding::yes(if all_new_ready && old { Reason::Draining } else { Reason::Surging }, message)
 }
 
-/// What the Deployment's controller gave up on.
-fn deployment_failure(deployment: Option<&Deployment>) -> Option<(String, String)> {
-    let conditions = deployment?.status.as_ref()?.conditions.as_ref()?;
-    let find = |type_: &str| conditions.iter().find(|c| c.type_ == type_);
-    if let Some(failure) = find("ReplicaFailure").filter(|c| c.status == "True") {
-        return Some((failure.reason.clone().unwrap_or_default(), failure.message.clone().unwrap_or_default()));
-    }
-    let progress = find("Progressing").filter(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
-    let said = progress.message.clone().unwrap_or_default();
-    Some((
-        Reason::DeadlineExceeded.to_string(),
-        format!(
-            "no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod"
-        ),
-    ))
+/// What a person can do about a revision that did not pass.
+fn waits(facts: &Facts<'_>, why: &str) -> String {
+    let target = facts.plan.target.as_ref();
+    let (number, name) = target.map_or((0, ""), |target| (target.number, target.name.as_str()));
+    format!(
+        "revision {number} did not pass: {why}; its pods wait for you (spec.onFailure is Pause): kubectl annotate telegrambot {} {}={name}, or {}={name}, or {}={name}",
+        facts.observed.bot.name_any(),
+        request::PROMOTE,
+        request::ABORT,
+        request::RETRY,
+    )
 }
 
 fn ready(
+    facts: &Facts<'_>,
     summary: &Summary<'_>,
     spec_valid: &Finding,
     token: &Finding,
@@ -418,6 +450,15 @@ fn ready(
     }
     if summary.suspended {
         return Finding::no(Reason::Suspended, "spec.suspend is true: no pods");
+    }
+    if let RolloutDecision::Hold { reason } = &facts.plan.rollout {
+        match reason {
+            HoldReason::RolledBack { .. } => return Finding::no(Reason::RolledBack, &progressing.message),
+            HoldReason::Failed { .. } | HoldReason::Paused => {
+                return Finding::no(Reason::Paused, &progressing.message);
+            }
+            _ => {}
+        }
     }
     if !summary.complete {
         return match summary.troubles.first() {
@@ -447,6 +488,10 @@ fn phase(
         Phase::Degraded
     } else if summary.suspended {
         Phase::Suspended
+    } else if ready.reason == Reason::RolledBack.as_str() {
+        Phase::RolledBack
+    } else if ready.reason == Reason::Paused.as_str() {
+        Phase::Paused
     } else if progressing.is("False") {
         Phase::Degraded
     } else if ready.is("True") {
@@ -478,13 +523,84 @@ fn message(phase: Phase, findings: &[&Finding]) -> String {
     bad.or(open).map(|finding| bounded(&finding.message)).unwrap_or_default()
 }
 
-fn update_revision(facts: &Facts<'_>, before: &TelegramBotStatus) -> Option<Revision> {
-    match &facts.plan.revision {
-        Some(Stored { name, number, image, .. }) => {
-            Some(Revision { name: name.clone(), number: *number, image: image.clone() })
-        }
-        None => before.update_revision.clone(),
+fn shown(stored: &Stored) -> Revision {
+    Revision { name: stored.name.clone(), number: stored.number, image: stored.image.clone() }
+}
+
+/// Whether the revision of the pods stays for now.
+fn is_settled(rollout: &RolloutDecision) -> bool {
+    match rollout {
+        RolloutDecision::Try { trial } => *trial == Trial::Plain,
+        RolloutDecision::Return { .. } => false,
+        RolloutDecision::Hold { reason } => !matches!(reason, HoldReason::Failed { .. }),
+        RolloutDecision::Create | RolloutDecision::Keep | RolloutDecision::Roll { .. } => true,
     }
+}
+
+/// How far the rollout of the manifest's revision is.
+fn rollout(facts: &Facts<'_>, summary: &Summary<'_>, before: &TelegramBotStatus) -> Option<Rollout> {
+    let same =
+        |old: &&Rollout| facts.plan.target.as_ref().is_some_and(|t| t.name == old.revision && t.number == old.number);
+    let old = before.rollout.as_ref().filter(same);
+    let (Some(target), Some(stage)) = (&facts.plan.target, stage(facts, summary, old.map(|old| old.stage))) else {
+        return before.rollout.clone();
+    };
+    let now = || Some(Time(whole_seconds(facts.now)));
+    // The trial begins anew with another leader.
+    let moved = stage == RolloutStage::Baking
+        && summary.view.map(|view| view.lease.epoch) != before.leader.as_ref().map(|leader| leader.epoch);
+    let at_stage = old.filter(|old| old.stage == stage && !moved);
+    Some(Rollout {
+        revision: target.name.clone(),
+        number: target.number,
+        stage,
+        start_time: old.map_or_else(now, |old| old.start_time.clone()),
+        stage_time: at_stage.map_or_else(now, |old| old.stage_time.clone()),
+    })
+}
+
+/// `None`: what it was.
+fn stage(facts: &Facts<'_>, summary: &Summary<'_>, before: Option<RolloutStage>) -> Option<RolloutStage> {
+    Some(match &facts.plan.rollout {
+        RolloutDecision::Create | RolloutDecision::Roll { .. } => RolloutStage::Surging,
+        RolloutDecision::Try { trial: Trial::HandingOver { .. } } => RolloutStage::HandingOver,
+        RolloutDecision::Try { trial: Trial::Baking { .. } } => RolloutStage::Baking,
+        RolloutDecision::Try { trial: Trial::Unseen } => return None,
+        RolloutDecision::Try { .. } => RolloutStage::Surging,
+        RolloutDecision::Keep if summary.complete => RolloutStage::Complete,
+        // Its pods come and go, but its rollout was over once.
+        RolloutDecision::Keep if before == Some(RolloutStage::Complete) => RolloutStage::Complete,
+        RolloutDecision::Keep => RolloutStage::ScalingDown,
+        RolloutDecision::Return { .. } => RolloutStage::RollingBack,
+        RolloutDecision::Hold { reason: HoldReason::RolledBack { .. } } if summary.complete => RolloutStage::RolledBack,
+        RolloutDecision::Hold { reason: HoldReason::RolledBack { .. } } if before != Some(RolloutStage::RolledBack) => {
+            RolloutStage::RollingBack
+        }
+        RolloutDecision::Hold { reason: HoldReason::Failed { .. } } => RolloutStage::Paused,
+        RolloutDecision::Hold { .. } => return None,
+    })
+}
+
+/// The newest ones; the object must not grow without end.
+fn revisions(facts: &Facts<'_>) -> Vec<KnownRevision> {
+    let mut stored: Vec<_> = facts.stored.iter().collect();
+    stored.sort_by_key(|stored| std::cmp::Reverse(stored.number));
+    let stable = stored.iter().find(|stored| stored.passed()).map(|stored| stored.number);
+    let target = facts.plan.target.as_ref().map(|target| target.name.as_str());
+    let known = |stored: &Stored| KnownRevision {
+        name: stored.name.clone(),
+        number: stored.number,
+        image: stored.image.clone(),
+        state: match &stored.verdict {
+            Some(Verdict::Failed { .. }) => RevisionState::RolledBack,
+            Some(Verdict::Passed) if stable == Some(stored.number) => RevisionState::Stable,
+            None if target == Some(stored.name.as_str()) => RevisionState::Updating,
+            _ => RevisionState::Superseded,
+        },
+        creation_time: stored.created.clone(),
+        message: stored.failed().map(bounded).unwrap_or_default(),
+    };
+    stored.into_iter().take(SHOWN_REVISIONS).map(known).collect()
 }
 
 fn identity(summary: &Summary<'_>) -> Option<BotIdentity> {

@@ -47,18 +47,6 @@ pub(crate) struct Invalid {
     pub(crate) foreign: bool,
 }
 
-// === impl Target ===
-
-impl Target {
-    /// Name of the revision.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Known(stored) => &stored.name,
-            Self::New { name, .. } => name,
-        }
-    }
-}
-
 /// The revision that the manifest asks for, or why there is none.
 pub(crate) fn validate(observed: &Observed, stored: &[Stored], operator: &Operator) -> Result<Target, Invalid> {
     ours(observed)?;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::{ROLLOUT, Run, answered_at_least, load, restarts, version};
 use crate::bot::{Bot, Library, leader};
 use crate::report::{Rollout, Told};
+use crate::versions;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, OPERATOR, World, blocking, repository};
 
@@ -200,6 +201,29 @@ impl Run {
             let seen = handovers_since(&self.world, bot, began).await?;
             self.findings.rollouts.push(Rollout { bot: bot.name.clone(), handovers: after - before, seen, told: None });
             bot.wait_ready(ROLLOUT).await?;
+        }
+        Ok(())
+    }
+
+    /// Versions that are not fit to lead.
+    pub(crate) async fn bad_versions(&mut self) -> Result<()> {
+        self.findings.setbacks.extend(versions::bad_ones_go_back(&self.world).await?);
+        Ok(())
+    }
+
+    /// Two rollouts each.
+    pub(crate) async fn roll_one_and_five(&mut self) -> Result<()> {
+        for (replicas, id) in [(1, 1_000_051), (5, 1_000_052)] {
+            let bot = self.world.bot(&format!("of-{replicas}"), Library::Grammy, id).await?;
+            bot.apply(&bot.spec(replicas, API_URL)).await?;
+            bot.wait_ready(ROLLOUT).await?;
+            self.world.emulator.start_load(&bot.token, &load(19)).await?;
+            answered_at_least(&self.world, &bot, 20).await?;
+            for version in [2, 3] {
+                let rollout = roll(&self.world, &bot, version).await.with_context(|| format!("{replicas} replicas"))?;
+                self.findings.rollouts.push(rollout);
+            }
+            self.retire(bot).await?;
         }
         Ok(())
     }

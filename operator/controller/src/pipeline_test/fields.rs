@@ -19,7 +19,7 @@ fn hot_fields_are_written_for_running_agents_and_make_no_pods() {
     });
     let observed = Observed { bot: bot(changed), ..before };
     let plan = planned(&observed);
-    assert_eq!((&plan.rollout, plan.store), (&RolloutDecision::Keep, false));
+    assert_eq!((&plan.rollout, plan.store.len()), (&RolloutDecision::Keep, 0));
     let deployment = build(&observed, &plan).deployment.unwrap();
     assert!(
         crate::same::is_so(&deployment, &serde_json::to_value(&observed.deployment).unwrap()),

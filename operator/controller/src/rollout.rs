@@ -1,0 +1,269 @@
+//! Lead first, delete after: a new revision leads on trial while the pods of the old one stand by. Pure.
+//!
+//! Kubernetes keeps the old pods of a Deployment until a new one has been ready for `minReadySeconds`. During a trial that is as
+//! long as a handover and the bake may take ([`trial_seconds`]); it is a field of the Deployment and not of the template, so
+//! changing it makes no pods. The new pod gets ready, the leader hands over to it, and it leads for `analysis.bakeSeconds`. If
+//! it passes, `minReadySeconds` falls to what the user wants, and Kubernetes deletes mere standbys: one handover, however many
+//! replicas. If it does not, the leader hands back to a pod that was warm all the time, and only then its template goes.
+//!
+//! What a trial came to is written on the revision ([`Verdict`]) before anything follows from it. How far it is can be seen,
+//! but for since when: that is `status.rollout`, by the controller's own clock, and if it is lost the stage begins anew. Without
+//! a controller Kubernetes goes on when the time is over, and the old leader's preStop hands over.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use pollux_api::TelegramBotSpec;
+use pollux_api::names::request;
+use pollux_api::words::{HandoverReason, OnFailure, RolloutStage, StrategyType};
+use pollux_lease::{BotView, Party};
+
+use crate::diagnose::{self, deployment_failure, is_over, is_ready, is_terminating, revision};
+use crate::leases::Seen;
+use crate::observe::Observed;
+use crate::plan::is_complete;
+use crate::reports;
+use crate::revision::{Stored, Verdict};
+
+/// How a revision on trial is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trial {
+    /// No pod of it is ready yet.
+    Surging,
+    /// The lease database does not say who leads.
+    Unseen,
+    /// It is ready, and the leader is to hand over to this pod.
+    HandingOver {
+        /// The pod.
+        to: String,
+    },
+    /// It leads.
+    Baking {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// There is nothing to compare it with, or nobody to lead before it: it passes when all its pods are there.
+    Plain,
+    /// It passed.
+    Passed,
+    /// It did not.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Who leads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Led<'a> {
+    /// The lease database does not say.
+    Unknown,
+    /// Nobody.
+    Nobody,
+    /// A pod of another resource or cluster.
+    Elsewhere,
+    /// This one.
+    By(&'a Party),
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scene<'a> {
+    pub(crate) observed: &'a Observed,
+    pub(crate) stored: &'a [Stored],
+    pub(crate) now: Timestamp,
+}
+
+/// For how long Kubernetes keeps the old pods during a trial: a handover and the bake, and what a reconcile needs.
+pub(crate) fn trial_seconds(spec: &TelegramBotSpec) -> i32 {
+    spec.handover.grace_period_seconds() + spec.analysis.bake_seconds
+}
+
+// === impl Scene ===
+
+impl<'a> Scene<'a> {
+    fn view(self) -> Option<&'a BotView> {
+        match &self.observed.lease {
+            Seen::Bot(view) => view.as_deref(),
+            Seen::Unreachable { .. } | Seen::Unknown { .. } => None,
+        }
+    }
+
+    pub(crate) fn led(self) -> Led<'a> {
+        let Seen::Bot(view) = &self.observed.lease else { return Led::Unknown };
+        let lease = view.as_ref().map(|view| &view.lease).filter(|lease| lease.fresh);
+        match lease.and_then(|lease| lease.holder.as_ref()) {
+            None => Led::Nobody,
+            Some(holder) if holder.replica.resource == self.observed.resource => Led::By(holder),
+            Some(_) => Led::Elsewhere,
+        }
+    }
+
+    fn leads(self, name: &str) -> bool {
+        matches!(self.led(), Led::By(holder) if holder.replica.revision == name)
+    }
+
+    /// Its pods that have not ended.
+    fn pods(self, name: &'a str) -> impl Iterator<Item = &'a Pod> {
+        self.observed.pods.iter().filter(move |pod| !is_over(pod) && revision(pod) == name)
+    }
+
+    /// A pod of the revision that could lead at once.
+    pub(crate) fn ready_pod(self, name: &'a str) -> Option<&'a Pod> {
+        self.pods(name).find(|pod| is_ready(pod) && !is_terminating(pod))
+    }
+
+    /// What a rollout of `name` that fails comes back to.
+    pub(crate) fn stable(self, name: &str) -> Option<&'a Stored> {
+        let others = self.stored.iter().filter(|stored| stored.passed() && stored.name != name);
+        others.max_by_key(|stored| stored.number)
+    }
+
+    /// Since when the newest rollout is at this stage, if it is.
+    pub(crate) fn since(self, of: &Stored, stage: RolloutStage) -> Option<Timestamp> {
+        let rollout = self.observed.bot.status.as_ref()?.rollout.as_ref()?;
+        let same = rollout.revision == of.name && rollout.number == of.number && rollout.stage == stage;
+        rollout.stage_time.as_ref().filter(|_| same).map(|time| time.0)
+    }
+
+    fn passed_since(self, of: &Stored, stage: RolloutStage, seconds: i32) -> bool {
+        self.since(of, stage).is_some_and(|since| self.now.duration_since(since).as_secs() > seconds.into())
+    }
+
+    /// How a revision is doing that the Deployment has and that was not judged yet.
+    pub(crate) fn trial(self, wanted: &'a Stored) -> Trial {
+        let spec = &self.observed.bot.spec;
+        let watched = spec.strategy.kind == StrategyType::RollingUpdate && self.stable(&wanted.name).is_some();
+        if !watched || matches!(self.led(), Led::Elsewhere) {
+            let there = is_complete(self.observed, self.observed.deployment.as_ref(), &wanted.name);
+            let serves = self.leads(&wanted.name) || matches!(self.led(), Led::Elsewhere);
+            return if there && serves { Trial::Passed } else { Trial::Plain };
+        }
+        if let Some(why) = self.failure(wanted) {
+            return Trial::Failed { why };
+        }
+        let ready = self.ready_pod(&wanted.name);
+        match (self.led(), ready) {
+            (Led::By(holder), _) if holder.replica.revision == wanted.name => self.bake(wanted),
+            (_, None) => Trial::Surging,
+            (Led::Unknown, Some(_)) => Trial::Unseen,
+            (_, Some(pod)) => self.take_over(wanted, pod),
+        }
+    }
+
+    /// A change of the leader begins it anew.
+    fn bake(self, wanted: &Stored) -> Trial {
+        let before = self.observed.bot.status.as_ref().and_then(|status| status.leader.as_ref());
+        let epoch = self.view().map(|view| view.lease.epoch);
+        let same = before.map(|leader| leader.epoch) == epoch;
+        let since = self.since(wanted, RolloutStage::Baking).filter(|_| same).unwrap_or(self.now);
+        let bake = Duration::from_secs(u64::try_from(self.observed.bot.spec.analysis.bake_seconds).unwrap_or_default());
+        let until = since + bake;
+        if self.now >= until { Trial::Passed } else { Trial::Baking { until } }
+    }
+
+    fn take_over(self, wanted: &Stored, pod: &Pod) -> Trial {
+        let seconds = self.observed.bot.spec.handover.grace_period_seconds();
+        let to = pod.name_any();
+        if self.passed_since(wanted, RolloutStage::HandingOver, seconds) {
+            return Trial::Failed { why: format!("pod {to} is ready, but did not come to lead within {seconds} s") };
+        }
+        Trial::HandingOver { to }
+    }
+
+    /// Why a revision on trial does not pass.
+    fn failure(self, wanted: &'a Stored) -> Option<String> {
+        let limit = self.observed.bot.spec.analysis.max_container_restarts;
+        let restarted = self.pods(&wanted.name).find_map(|pod| diagnose::restarts(pod, limit));
+        restarted.or_else(|| self.stuck(wanted)).or_else(|| self.deaf(wanted)).or_else(|| self.gave_back(wanted))
+    }
+
+    /// No pod got ready in time.
+    fn stuck(self, wanted: &'a Stored) -> Option<String> {
+        if self.ready_pod(&wanted.name).is_some() {
+            return None;
+        }
+        let (_, said) =
+            deployment_failure(self.observed.deployment.as_ref()).filter(|(reason, _)| reason == "DeadlineExceeded")?;
+        let troubles = diagnose::troubles(self.observed, self.now);
+        let trouble = troubles.into_iter().find(|trouble| trouble.revision == wanted.name);
+        Some(trouble.map_or(said, |trouble| format!("{}: {}", trouble.reason, trouble.message)))
+    }
+
+    fn deaf(self, wanted: &Stored) -> Option<String> {
+        let Led::By(holder) = self.led() else { return None };
+        let of_leader = self.view()?.candidates.iter().find(|candidate| candidate.party.id == holder.id)?;
+        let deaf = holder.replica.revision == wanted.name && reports::says(of_leader, "deaf") == Some(true);
+        deaf.then(|| format!("the bot in {} asks for no updates", holder.replica.pod))
+    }
+
+    /// It led, and its bot was not there any more. (A pod that was deleted or a node that died says nothing of the revision.)
+    fn gave_back(self, wanted: &Stored) -> Option<String> {
+        self.since(wanted, RolloutStage::Baking)?;
+        let handover = self.view()?.last_handover.as_ref()?;
+        let from = handover.from.as_ref().filter(|from| from.replica.revision == wanted.name)?;
+        let blamed = [HandoverReason::BotGone, HandoverReason::BotDeaf].map(HandoverReason::as_str);
+        blamed
+            .contains(&handover.reason.as_str())
+            .then(|| format!("{} led on trial, and gave the session back: {}", from.replica.pod, handover.reason))
+    }
+
+    /// The revision on trial with its verdict, if there is one now; and what somebody asked for.
+    pub(crate) fn judge(self, wanted: &'a Stored, is_live: bool) -> Option<Stored> {
+        if let Some(answered) = self.answer(wanted, is_live) {
+            return Some(answered);
+        }
+        let spec = &self.observed.bot.spec;
+        if !is_live || wanted.verdict.is_some() || spec.paused || spec.suspend || spec.replicas == 0 {
+            return None;
+        }
+        let verdict = match self.trial(wanted) {
+            Trial::Passed => Verdict::Passed,
+            Trial::Failed { why } => Verdict::Failed { why, waits: spec.on_failure == OnFailure::Pause },
+            _ => return None,
+        };
+        Some(Stored { verdict: Some(verdict), ..wanted.clone() })
+    }
+
+    /// A request that was not answered yet and has something to act on.
+    fn answer(self, wanted: &Stored, is_live: bool) -> Option<Stored> {
+        let asked = |kind: &str| {
+            let value = self.observed.bot.annotations().get(kind)?;
+            let revision = value.split('@').next().unwrap_or_default();
+            (revision == wanted.name && wanted.answered.get(kind) != Some(value)).then(|| value.clone())
+        };
+        let answered = |kind: &str, value: String, mut stored: Stored| {
+            stored.answered.insert(kind.to_owned(), value);
+            Some(stored)
+        };
+        let verdict = |verdict| Stored { verdict: Some(verdict), ..wanted.clone() };
+        let open = match &wanted.verdict {
+            None => self.stable(&wanted.name).is_some(),
+            Some(Verdict::Failed { waits, .. }) => *waits,
+            Some(Verdict::Passed) => false,
+        };
+        if let Some(value) = asked(request::PROMOTE).filter(|_| open && is_live) {
+            return answered(request::PROMOTE, value, verdict(Verdict::Passed));
+        }
+        if let Some(value) = asked(request::ABORT).filter(|_| open && is_live) {
+            let why = wanted.failed().map_or("somebody aborted it", |why| why).to_owned();
+            return answered(request::ABORT, value, verdict(Verdict::Failed { why, waits: false }));
+        }
+        if let Some(value) = asked(request::RETRY).filter(|_| wanted.failed().is_some()) {
+            let newest = self.stored.iter().map(|stored| stored.number).max().unwrap_or_default();
+            return answered(request::RETRY, value, wanted.clone().again(newest + 1));
+        }
+        None
+    }
+
+    /// The pod that a leader of revision `from` has to hand back to before its template may go. `None`: nobody, or it took too long.
+    pub(crate) fn hand_back(self, target: &Stored, from: &Stored, to: &'a Stored) -> Option<&'a Pod> {
+        let seconds = self.observed.bot.spec.handover.grace_period_seconds();
+        if !self.leads(&from.name) || self.passed_since(target, RolloutStage::RollingBack, seconds) {
+            return None;
+        }
+        self.ready_pod(&to.name)
+    }
+}
