@@ -177,6 +177,7 @@ async fn agent(dir: &TempDir, own: &Path, upstream: SocketAddr) -> Result<Agent>
         ip: fresh_ip(),
         drain_seconds: 20,
         grace_seconds: 45,
+        adapter: "proxy",
         log_level: "info",
     };
     let agent = pod.start();

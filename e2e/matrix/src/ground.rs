@@ -227,6 +227,7 @@ impl Ground {
             ip: fresh_ip(),
             drain_seconds: 20,
             grace_seconds: GRACE.as_secs(),
+            adapter: "proxy",
             log_level: "info",
             name,
         };

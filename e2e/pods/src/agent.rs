@@ -46,6 +46,8 @@ pub struct Pod {
     pub drain_seconds: u64,
     /// The pod's `terminationGracePeriodSeconds`.
     pub grace_seconds: u64,
+    /// `polling.adapter`, as the agent is told.
+    pub adapter: &'static str,
     /// The agent's log level.
     pub log_level: &'static str,
 }
@@ -95,6 +97,7 @@ impl Pod {
             ("HEALTH_LISTEN", &format!("{}:9464", self.ip)),
             ("DRAIN_TIMEOUT_SECONDS", &self.drain_seconds.to_string()),
             ("GRACE_PERIOD_SECONDS", &self.grace_seconds.to_string()),
+            ("ADAPTER", self.adapter),
             ("LOG", self.log_level),
             ("LOG_FORMAT", "json"),
         ] {

@@ -14,12 +14,14 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::VERSION;
+use crate::bot::Bot;
 use crate::config::{Config, Identity};
 use crate::credentials::{Need, Waiting};
 use crate::drain::{Drain, Parts, Trigger};
 use crate::health::{self, BotProcess, Database, Facts, Health, Leadership};
 use crate::hook::{Answers, Report};
 use crate::metrics::{Levels, Metrics};
+use crate::program::Program;
 
 /// The agent, as its parts see it; clones are the same one.
 #[derive(Clone, Debug)]
@@ -38,7 +40,8 @@ struct Inner {
     waiting: Waiting,
     metrics: Metrics,
     drain: Drain,
-    gate: OnceLock<Gate>,
+    program: Option<Program>,
+    bot: OnceLock<Bot>,
     lease: OnceLock<Lease>,
     last_takeover: Mutex<Option<health::Takeover>>,
 }
@@ -46,8 +49,8 @@ struct Inner {
 // === impl App ===
 
 impl App {
-    /// An agent of which nothing runs yet. `listen` is where the gate will be.
-    pub fn new(config: &Config, listen: SocketAddr, first_start: bool) -> Self {
+    /// An agent of which nothing runs yet. `listen` is where the gate will be; `program` is the bot, if it is one.
+    pub fn new(config: &Config, listen: SocketAddr, first_start: bool, program: Option<Program>) -> Self {
         let waiting = Waiting::default();
         waiting.begin(Need::Token, "the token file has not been read yet".to_owned());
         waiting.begin(Need::LeaseUri, "the file with the lease database's URI has not been read yet".to_owned());
@@ -60,7 +63,8 @@ impl App {
             waiting,
             metrics: Metrics::new(&config.identity),
             drain: Drain::default(),
-            gate: OnceLock::new(),
+            program,
+            bot: OnceLock::new(),
             lease: OnceLock::new(),
             last_takeover: Mutex::default(),
         };
@@ -83,9 +87,9 @@ impl App {
     }
 
     /// The gate runs from now on.
-    pub fn has_gate(&self, gate: Gate) {
-        self.inner.metrics.extend(|registry| gate.register_metrics(registry));
-        let _ = self.inner.gate.set(gate);
+    pub fn has_bot(&self, bot: Bot) {
+        self.inner.metrics.extend(|registry| bot.gate().register_metrics(registry));
+        let _ = self.inner.bot.set(bot);
     }
 
     /// This replica takes part in the election from now on.
@@ -107,7 +111,7 @@ impl App {
     /// Begins the way out, or joins it.
     pub fn begin_drain(&self, trigger: Trigger) {
         self.inner.drain.begin(trigger, || Parts {
-            gate: self.inner.gate.get().cloned(),
+            bot: self.inner.bot.get().cloned(),
             lease: self.inner.lease.get().cloned(),
             metrics: self.inner.metrics.clone(),
             drain_timeout: self.inner.drain_timeout,
@@ -117,8 +121,8 @@ impl App {
 
     /// The last steps of the process: calls in flight are answered, the lease's row is left in order.
     pub async fn sign_off(&self, last_calls: Duration, lease: Duration) {
-        if let Some(gate) = self.inner.gate.get()
-            && timeout(last_calls, gate.shutdown()).await.is_err()
+        if let Some(bot) = self.inner.bot.get()
+            && timeout(last_calls, bot.shutdown()).await.is_err()
         {
             let calls_in_flight = gate.calls_in_flight();
             warn!(calls_in_flight, "calls did not end in time and are cut off");
@@ -135,7 +139,7 @@ impl App {
     }
 
     fn status(&self) -> Status {
-        self.inner.gate.get().map(|gate| gate.status().borrow().clone()).unwrap_or_default()
+        self.inner.bot.get().map(|bot| bot.status().borrow().clone()).unwrap_or_default()
     }
 }
 
@@ -163,6 +167,10 @@ impl Answers for App {
             not_yet: waiting.why(Need::Token).or_else(uri),
         }
     }
+
+    fn program(&self) -> Option<Program> {
+        self.inner.program.clone()
+    }
 }
 
 // === impl Facts for App ===
@@ -186,7 +194,7 @@ impl Facts for App {
             epoch: (view.epoch > 0).then_some(view.epoch),
             lease_remaining_seconds: fence(&view.role).filter(|_| leads).map(|f| (f - now).as_secs_f64()),
             heartbeat_age_seconds: view.last_answer.map(age),
-            idle_seconds: self.inner.gate.get().and_then(Gate::last_activity).map(age),
+            idle_seconds: self.inner.bot.get().map(Bot::gate).and_then(Gate::last_activity).map(age),
             last_takeover: self.inner.last_takeover.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             database: Database { up: view.database.is_up(), error: view.database.error().map(str::to_owned) },
             holder: view.holder.map(|holder| health::Holder {
@@ -216,19 +224,16 @@ impl Facts for App {
         if let Some(why) = self.inner.waiting.all().into_iter().next() {
             return Err(why);
         }
-        if self.inner.gate.get().is_none() {
+        let Some(bot) = self.inner.bot.get() else {
             return Err("the gate does not run yet".to_owned());
-        }
+        };
         // A rollout must not end the pod that leads for the sake of one that does not take part any more.
         if self.inner.drain.begun() {
             return Err(
                 "this replica has handed over, because its pod ends or its bot's container is restarted".to_owned()
             );
         }
-        if !self.status().bot_ready {
-            return Err("the bot has not asked for updates since it started: point its API root at TELEGRAM_API_ROOT"
-                .to_owned());
-        }
+        bot.ready()?;
         // Once is enough: when the database goes away later, pods stay as ready as they can be. But one that has never reached
         // it must not replace one that leads.
         let view = self.view();

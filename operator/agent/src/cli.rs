@@ -42,6 +42,12 @@ pub enum Command {
     /// Hand over to another replica and wait until it is done (preStop hook of the bot's container)
     #[command(after_long_help = DRAIN_HELP)]
     Drain(DrainOptions),
+    /// Run the bot's program while this pod leads (first process of the bot's container, with the adapter Process)
+    #[command(after_long_help = SUPERVISE_HELP)]
+    Supervise(SuperviseOptions),
+    /// Become the program that a supervisor runs
+    #[command(hide = true)]
+    Execute(ExecuteOptions),
     /// Print the version
     Version,
 }
@@ -100,6 +106,9 @@ pub struct RunOptions {
     /// When the kubelet ends a pod whatever it does: the pod's terminationGracePeriodSeconds
     #[arg(long, env = "POLLUX_GRACE_PERIOD_SECONDS", value_name = "SECONDS", default_value = "45")]
     pub grace_period_seconds: String,
+    /// How the bot takes turns: proxy (it asks the gate for updates), or process (it runs only while this pod leads)
+    #[arg(long, env = "POLLUX_ADAPTER", value_name = "ADAPTER", default_value = "proxy")]
+    pub adapter: String,
     /// What to log: error, warn, info, debug, trace, or directives such as pollux_gate=debug
     #[arg(long, env = "POLLUX_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -127,6 +136,31 @@ pub struct DrainOptions {
     pub shared_dir: PathBuf,
 }
 
+/// Options of `supervise`.
+#[derive(Clone, Debug, Args)]
+pub struct SuperviseOptions {
+    /// Directory shared with the agent's container
+    #[arg(long, env = "POLLUX_SHARED_DIR", value_name = "DIR", default_value = SHARED_DIR)]
+    pub shared_dir: PathBuf,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub command: Vec<String>,
+}
+
+/// Options of `execute`.
+#[derive(Clone, Debug, Args)]
+pub struct ExecuteOptions {
+    /// The supervisor's process
+    #[arg(long)]
+    pub parent: i32,
+    /// The program is not started at or after this reading of `CLOCK_BOOTTIME`, in nanoseconds
+    #[arg(long)]
+    pub until: u64,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
 const RUN_HELP: &str = "\
 The token and the database's URI are read from files and never printed. A file that is missing or empty is waited for: \
 /health says so, and nothing is restarted.
@@ -148,3 +182,9 @@ const DRAIN_HELP: &str = "\
 Stops the flow of updates, waits until the bot has answered those that it has, hands the lease to another replica, and \
 only then returns, so that Kubernetes signals a bot that has nothing left to lose. Ends with status 0 at once if the agent \
 is gone or this replica does not lead. May be called more than once, by any user id.";
+
+const SUPERVISE_HELP: &str = "\
+For bots that poll by themselves (MTProto libraries, constants in the code). Starts the program when the agent of this pod leads, \
+and tells it to end (SIGTERM, then SIGKILL) before another pod may lead; a program that outlives the lease is killed, whether the \
+agent lives or not. Other signals are passed on. A program that ends by itself ends the supervisor with its status, so that \
+Kubernetes counts and shows it as usual.";

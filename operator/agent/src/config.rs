@@ -41,6 +41,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// A pod that ends is gone after this time.
     pub grace_period: Duration,
+    /// How the bot takes turns.
+    pub adapter: Adapter,
 }
 
 /// Names of this replica, as Kubernetes knows it.
@@ -60,6 +62,15 @@ pub struct Identity {
     pub node: String,
     /// Name of the revision that the pod runs.
     pub revision: String,
+}
+
+/// How the bot takes turns: see [`crate::bot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adapter {
+    /// It asks the gate for updates.
+    Proxy,
+    /// It runs only while this pod leads.
+    Process,
 }
 
 /// How to log; judged apart, because mistakes in everything else are logged by it.
@@ -126,6 +137,7 @@ impl Config {
         judge.apart(listen, health_listen);
         let drain_timeout = judge.seconds("drain-timeout-seconds", &options.drain_timeout_seconds, 3600);
         let grace_period = judge.seconds("grace-period-seconds", &options.grace_period_seconds, 86_400);
+        let adapter = judge.adapter(&options.adapter);
         let logging = judge.logging(&options.log, &options.log_format);
 
         let config = (|| {
@@ -141,6 +153,7 @@ impl Config {
                 health_listen: health_listen?,
                 drain_timeout: drain_timeout?,
                 grace_period: grace_period?,
+                adapter: adapter?,
             })
         })();
         match (config, logging) {
@@ -361,6 +374,14 @@ impl Judge {
         match value.trim().parse::<u64>() {
             Ok(seconds) if seconds <= most => Some(Duration::from_secs(seconds)),
             _ => self.wrong(option, format!("is {value:?}"), format!("use a whole number of seconds from 0 to {most}")),
+        }
+    }
+
+    fn adapter(&mut self, value: &str) -> Option<Adapter> {
+        match value.trim() {
+            "proxy" => Some(Adapter::Proxy),
+            "process" => Some(Adapter::Process),
+            other => self.wrong("adapter", format!("is {other:?}"), "use proxy or process"),
         }
     }
 

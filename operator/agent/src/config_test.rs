@@ -20,6 +20,7 @@ fn right(dir: &Path) -> RunOptions {
         health_listen: "0.0.0.0:9464".into(),
         drain_timeout_seconds: "20".into(),
         grace_period_seconds: "45".into(),
+        adapter: "proxy".into(),
         log: "info".into(),
         log_format: "auto".into(),
     }
@@ -53,6 +54,7 @@ fn all_mistakes_are_told_at_once() {
         health_listen: "9464".into(),
         drain_timeout_seconds: "soon".into(),
         grace_period_seconds: "-1".into(),
+        adapter: "callback".into(),
         log: "loud".into(),
         log_format: "xml".into(),
         token_file: String::new(),
@@ -77,11 +79,12 @@ fn all_mistakes_are_told_at_once() {
         "health-listen",
         "drain-timeout-seconds",
         "grace-period-seconds",
+        "adapter",
         "log",
         "log-format",
     ];
     assert_eq!(told, expected);
-    assert!(mistakes.to_string().starts_with("the configuration has 17 mistakes\n"), "{mistakes}");
+    assert!(mistakes.to_string().starts_with("the configuration has 18 mistakes\n"), "{mistakes}");
 }
 
 #[test]

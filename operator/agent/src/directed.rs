@@ -9,10 +9,11 @@
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
-use pollux_gate::{Drained, Gate};
+use pollux_gate::Drained;
 use pollux_lease::{HandOver, HandedOver, Lease, Reason, Request, Role, View};
 use tokio::time::sleep;
 
+use crate::bot::Bot;
 use crate::drain::{HANDOVER_LIMIT, report};
 
 /// Pause between two attempts.
@@ -59,10 +60,10 @@ impl Directed {
 
 /// Drains and hands over; a lease that is kept is polled under again, unless the pod's own drain has begun meanwhile. Tells how
 /// long the second part took, too.
-pub async fn hand_over(gate: &Gate, lease: &Lease, to_pod: String) -> (Drained, HandedOver, Duration) {
+pub async fn hand_over(bot: &Bot, lease: &Lease, to_pod: String) -> (Drained, HandedOver, Duration) {
     lease.expect_handover(true);
     sleep(WARMING).await;
-    let drained = gate.drain().await;
+    let drained = bot.drain().await;
     let drain_ended = BootInstant::now();
     let order = HandOver {
         drain: Some(report(&drained)),
@@ -74,7 +75,7 @@ pub async fn hand_over(gate: &Gate, lease: &Lease, to_pod: String) -> (Drained, 
     let handed = tokio::time::timeout(HANDOVER_LIMIT, lease.hand_over(order)).await;
     let handed = handed.unwrap_or(HandedOver::Unknown);
     if !matches!(handed, HandedOver::To { .. } | HandedOver::Released) {
-        gate.resume();
+        bot.resume();
     }
     (drained, handed, BootInstant::now() - drain_ended)
 }

@@ -24,12 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pollux_clock::BootInstant;
-use pollux_gate::{DrainOutcome, Drained, Gate};
+use pollux_gate::{DrainOutcome, Drained};
 use pollux_lease::{DrainReport, HandOver, HandedOver, Lease, Reason};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::bot::Bot;
 use crate::metrics::Metrics;
 
 /// A handover is one statement. A database that has not answered by then has the lease expire instead.
@@ -51,8 +52,8 @@ pub enum Trigger {
 /// What a drain works on. An agent that waits for its credentials has less of it.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// The bot's endpoint.
-    pub gate: Option<Gate>,
+    /// The bot.
+    pub bot: Option<Bot>,
     /// The election.
     pub lease: Option<Lease>,
     /// Where its figures go.
@@ -175,15 +176,15 @@ impl Parts {
                 lease.expect_handover(true);
             }
         }
-        let drained = self.drain_gate().await;
+        let drained = self.drain_bot().await;
         let drain_ended = BootInstant::now();
         let handed = self.hand_over(drained.as_ref()).await;
         let given = BootInstant::now();
         let switch = given - drain_ended;
-        if let Some(gate) = &self.gate {
+        if let Some(bot) = &self.bot {
             // The gate keeps to the drain's limit by itself.
-            let _ = timeout(self.drain_timeout + GATE_SLACK, gate.finished()).await;
-            gate.terminate();
+            let _ = timeout(self.drain_timeout + GATE_SLACK, bot.finished()).await;
+            bot.terminate();
         }
         let ended = BootInstant::now();
         let (finish, total) = (ended - given, ended - began);
@@ -192,9 +193,9 @@ impl Parts {
         story
     }
 
-    async fn drain_gate(&self) -> Option<Drained> {
-        let gate = self.gate.as_ref()?;
-        timeout(self.drain_timeout + GATE_SLACK, gate.drain()).await.ok()
+    async fn drain_bot(&self) -> Option<Drained> {
+        let bot = self.bot.as_ref()?;
+        timeout(self.drain_timeout + GATE_SLACK, bot.drain()).await.ok()
     }
 
     /// The lease itself says whether there is something to give: one that came while the gate was asked, and one that was

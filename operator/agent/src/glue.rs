@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use pollux_clock::BootInstant;
-use pollux_gate::{Drained, Event, Gate, Leadership, Status};
+use pollux_gate::{Drained, Event, Leadership, Status};
 use pollux_lease::{Evidence, HandOver, HandedOver, Lease, Reason, Role, Takeover, TokenDigest, View};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -29,6 +29,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::absence::{AGAIN, Absence, Facts, Why};
 use crate::app::App;
+use crate::bot::Bot;
 use crate::config::Config;
 use crate::directed::{self, Directed};
 use crate::health;
@@ -42,7 +43,7 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
 /// The state of what has been carried over so far.
 #[derive(Debug)]
 pub struct Glue {
-    gate: Gate,
+    bot: Bot,
     lease: Lease,
     app: App,
     /// The gate's settings without any hot one.
@@ -103,10 +104,10 @@ pub fn leadership(role: &Role) -> Leadership {
 
 impl Glue {
     /// Joins the two.
-    pub fn new(app: App, gate: Gate, lease: Lease, settings: pollux_gate::Settings) -> Self {
-        let digest = TokenDigest::of(gate.token().expose());
+    pub fn new(app: App, bot: Bot, lease: Lease, settings: pollux_gate::Settings) -> Self {
+        let digest = TokenDigest::of(bot.gate().token().expose());
         Self {
-            gate,
+            bot,
             lease,
             app,
             settings,
@@ -127,7 +128,7 @@ impl Glue {
 
     /// Carries until it is dropped.
     pub async fn run(mut self) {
-        let (mut view, mut status, mut events) = (self.lease.view(), self.gate.status(), self.gate.events());
+        let (mut view, mut status, mut events) = (self.lease.view(), self.bot.status(), self.bot.events());
         let mut look = interval(AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         view.mark_changed();
@@ -163,9 +164,9 @@ impl Glue {
         if let Some(takeover) =
             view.takeover.as_ref().filter(|t| epoch != self.epoch && epoch == Some(t.epoch) && cold(t))
         {
-            self.gate.cold_start(takeover.epoch);
+            self.bot.cold_start(takeover.epoch);
         }
-        self.gate.set_leadership(leadership(&view.role));
+        self.bot.set_leadership(leadership(&view.role));
         self.apply_settings(view);
         if epoch == self.epoch {
             return;
@@ -231,7 +232,7 @@ impl Glue {
         let generation = view.settings.as_ref().map(|s| s.generation);
         let hot = json.map(HotSettings::read).unwrap_or_default();
         info!(generation, ?hot, "settings");
-        self.gate.set_settings(hot.over(&self.settings));
+        self.bot.set_settings(hot.over(&self.settings));
     }
 
     fn observed(&mut self, status: &Status) {
@@ -246,7 +247,7 @@ impl Glue {
     /// What the controller shows.
     fn tell(&mut self, status: &Status) {
         let foreign_poller = self.rival.look(status.foreign_conflicts, Timestamp::now());
-        let report = Report::new(self.gate.bot_id(), status, foreign_poller, &self.suppressed);
+        let report = Report::new(self.bot.gate().bot_id(), status, foreign_poller, &self.suppressed);
         if self.report.as_ref() != Some(&report) {
             self.lease.set_report(serde_json::json!(report));
             self.report = Some(report);
@@ -298,7 +299,7 @@ impl Glue {
 
     /// The gate looks at the token's file; the lease must know the digest of what it uses.
     fn notice_token(&mut self) {
-        let digest = TokenDigest::of(self.gate.token().expose());
+        let digest = TokenDigest::of(self.bot.gate().token().expose());
         if digest != self.digest {
             info!("the token was changed");
             self.lease.set_token_digest(digest);
@@ -321,8 +322,10 @@ impl Glue {
         }
         self.giving = true;
         self.gave = Some(why.as_str());
-        let (lease, told, epoch) = (self.lease.clone(), self.given.0.clone(), view.role.epoch());
+        let (bot, lease, told, epoch) =
+            (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
         tokio::spawn(async move {
+            let taken_back = bot.abandon().await;
             let reason = match why {
                 Why::BotGone | Why::BotAbsent => Reason::BotGone,
                 Why::BotDeaf => Reason::BotDeaf,
@@ -330,6 +333,9 @@ impl Glue {
             let began = BootInstant::now();
             let order = HandOver { only_to_successor: true, ..HandOver::new(reason) };
             let to = lease.hand_over(order).await;
+            if taken_back && !matches!(to, HandedOver::To { .. } | HandedOver::Released) {
+                bot.resume();
+            }
             let switch = BootInstant::now() - began;
             let _ = told.send(Given { trigger: why.as_str(), epoch, drained: None, switch, to });
         });
@@ -347,10 +353,10 @@ impl Glue {
         self.giving = true;
         let trigger = Reason::Manual.as_str();
         self.gave = Some(trigger);
-        let (gate, lease, told, epoch) =
-            (self.gate.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
+        let (bot, lease, told, epoch) =
+            (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
         tokio::spawn(async move {
-            let (drained, to, switch) = directed::hand_over(&gate, &lease, to_pod).await;
+            let (drained, to, switch) = directed::hand_over(&bot, &lease, to_pod).await;
             let _ = told.send(Given { trigger, epoch, drained: Some(drained), switch, to });
         });
     }

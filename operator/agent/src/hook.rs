@@ -5,6 +5,7 @@
 //! | in | out |
 //! | --- | --- |
 //! | `drain` | at once [`Accepted`], with the longest it can take; when it is over [`Finished`] |
+//! | `supervise` | the connection stays: see [`crate::program::protocol`] |
 //! | `status` | [`Report`]: what `wait-ready` needs to know |
 //!
 //! The socket is there for any user id (mode 0777), because a bot's image chooses its own, and only for this pod, because
@@ -25,11 +26,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::program::Program;
+use crate::program::protocol::REQUEST;
+
 /// Name of the socket in the shared directory.
 pub const SOCKET: &str = "hook.sock";
 
 /// A request is one word.
 const LONGEST_REQUEST: u64 = 64;
+/// For the log of a bot whose template does not fit its agent.
+const NO_PROGRAM: &[u8] = b"this agent runs no program: its POLLUX_ADAPTER is not process\n";
 /// Whoever connects says what it wants at once.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -70,6 +76,8 @@ pub trait Answers: Clone + Send + Sync + 'static {
     fn drained(&self) -> impl Future<Output = String> + Send;
     /// What `wait-ready` needs to know.
     fn report(&self) -> Report;
+    /// The program that a supervisor runs, if this bot is one.
+    fn program(&self) -> Option<Program>;
 }
 
 /// The socket, bound.
@@ -130,8 +138,8 @@ impl Hook {
 async fn answer<A: Answers>(stream: UnixStream, answers: &A) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut request = String::new();
-    let mut lines = BufReader::new(read.take(LONGEST_REQUEST));
-    timeout(REQUEST_PATIENCE, lines.read_line(&mut request)).await??;
+    let mut lines = BufReader::new(read);
+    timeout(REQUEST_PATIENCE, (&mut lines).take(LONGEST_REQUEST).read_line(&mut request)).await??;
     match request.trim() {
         "drain" => {
             let longest = answers.begin_drain();
@@ -140,6 +148,10 @@ async fn answer<A: Answers>(stream: UnixStream, answers: &A) -> io::Result<()> {
             let summary = answers.drained().await;
             write.write_all(&line(&Finished { summary })?).await
         }
+        REQUEST => match answers.program() {
+            Some(program) => program.attend(lines, write).await,
+            None => write.write_all(NO_PROGRAM).await,
+        },
         "status" => write.write_all(&line(&answers.report())?).await,
         _ => write.write_all(b"{\"error\":\"say drain or status\"}\n").await,
     }

@@ -29,6 +29,10 @@ impl Answers for Scripted {
     fn report(&self) -> Report {
         Report { version: "1.2.3".into(), listen: "127.0.0.1:1".parse().unwrap(), not_yet: Some("no token".into()) }
     }
+
+    fn program(&self) -> Option<Program> {
+        None
+    }
 }
 
 struct Room {

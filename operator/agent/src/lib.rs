@@ -6,6 +6,7 @@
 //! * [`run`] starts everything in the one order that is safe, and ends it in another;
 //! * [`glue`] carries facts between lease and gate, and [`absence`] decides when a leader whose bot is gone gives its
 //!   lease away;
+//! * [`bot`] is what takes turns: a bot behind the gate, or a [`program`] that [`supervise`] runs in the bot's container;
 //! * [`drain`] is the planned way out, whoever asks for it;
 //! * [`hook`], [`install`] and [`ready`] are what the kubelet's hooks meet;
 //! * [`health`] and [`metrics`] are what probes, people and Prometheus see.
@@ -19,6 +20,7 @@
 
 pub mod absence;
 pub mod app;
+pub mod bot;
 pub mod cli;
 pub mod config;
 pub mod credentials;
@@ -30,10 +32,12 @@ pub mod hook;
 pub mod install;
 pub mod logs;
 pub mod metrics;
+pub mod program;
 pub mod ready;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod supervise;
 
 /// Version of this binary.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

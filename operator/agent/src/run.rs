@@ -28,11 +28,13 @@ use tracing::{error, info, warn};
 use crate::VERSION;
 use crate::app::App;
 use crate::cli::RunOptions;
-use crate::config::Config;
+use crate::bot::Bot;
+use crate::config::{Adapter, Config};
 use crate::credentials::{Need, read_lease_uri, read_token, wait_for};
 use crate::drain::{Drain, Trigger};
 use crate::glue::{DEFAULT_TTL, Glue, gate_settings};
-use crate::hook::Hook;
+use crate::hook::{Answers, Hook};
+use crate::program::Program;
 use crate::{health, install, logs};
 
 /// Name of the file in the shared directory whose lock says that an agent of this pod lives.
@@ -126,7 +128,7 @@ pub async fn run(config: &Config, lease: &runtime::Handle) -> Result<(), RunErro
         node = %identity.node, revision = %identity.revision, "the agent starts");
 
     let first_start = !config.shared_dir.join(ALIVE).exists();
-    let app = App::new(config, config.listen, first_start);
+    let app = App::new(config, config.listen, first_start, program(config)?);
     let probes = health::bind("health", config.health_listen).await?;
     tokio::spawn(health::serve(probes, app.clone()));
     let door = health::bind("gate", config.listen).await?;
@@ -151,6 +153,15 @@ pub async fn run(config: &Config, lease: &runtime::Handle) -> Result<(), RunErro
     Ok(())
 }
 
+fn program(config: &Config) -> Result<Option<Program>, RunError> {
+    let dir = &config.shared_dir;
+    let program = match config.adapter {
+        Adapter::Proxy => return Ok(None),
+        Adapter::Process => Program::new(dir, config.drain_timeout),
+    };
+    program.map(Some).map_err(|source| RunError::Hook { dir: dir.display().to_string(), source })
+}
+
 fn install_hook(config: &Config, app: &App) -> Result<(), RunError> {
     let dir = &config.shared_dir;
     let failed = |source| RunError::Hook { dir: dir.display().to_string(), source };
@@ -170,7 +181,11 @@ async fn serve(config: Config, app: App, door: TcpListener, runtime: runtime::Ha
     let gate_config =
         pollux_gate::Config { token_file: config.token_file.clone(), upstream, settings: settings.clone() };
     let gate = Gate::start(gate_config, door)?;
-    app.has_gate(gate.clone());
+    let bot = match app.program() {
+        None => Bot::proxy(gate.clone()),
+        Some(program) => Bot::process(gate.clone(), program),
+    };
+    app.has_bot(bot.clone());
     info!(bot_id = gate.bot_id(), "the gate serves the bot");
 
     wait_for(Need::LeaseUri, app.waiting(), || read_lease_uri(&config.lease_uri_file)).await;
@@ -184,7 +199,7 @@ async fn serve(config: Config, app: App, door: TcpListener, runtime: runtime::Ha
     };
     drop(token);
     app.has_lease(lease.clone());
-    Glue::new(app, gate, lease, settings).run().await;
+    Glue::new(app, bot, lease, settings).run().await;
     std::future::pending().await
 }
 

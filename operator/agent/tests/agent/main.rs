@@ -2,6 +2,7 @@
 //! every update is the judge.
 
 mod bot;
+mod data_centre;
 mod world;
 
 mod controlled;
@@ -9,9 +10,11 @@ mod directed;
 mod dying;
 mod handover;
 mod outage;
+mod process;
 mod secrets;
 mod starting;
 mod streaming;
+mod supervised;
 
 /// The agent that is tested.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pollux-agent");

@@ -124,6 +124,7 @@ impl World {
             ip: fresh_ip(),
             drain_seconds: 20,
             grace_seconds: 45,
+            adapter: "proxy",
             log_level: "debug",
         }
     }
