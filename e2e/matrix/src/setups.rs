@@ -26,6 +26,9 @@ pub(crate) struct Setup {
     #[serde(default)]
     env: std::collections::BTreeMap<String, String>,
     pub(crate) acks: Acks,
+    /// How it takes turns, if not by the gate: then the emulator never sees it.
+    #[serde(default)]
+    adapter: Option<String>,
     /// Where it is installed.
     #[serde(skip)]
     directory: PathBuf,
@@ -40,7 +43,8 @@ struct Bots {
 pub(crate) fn read(only: &[String]) -> Result<Vec<Setup>> {
     let folder = folder();
     let text = std::fs::read_to_string(folder.join("bots.json")).context("e2e/bots/bots.json")?;
-    let Bots { bots } = serde_json::from_str(&text).context("e2e/bots/bots.json")?;
+    let Bots { mut bots } = serde_json::from_str(&text).context("e2e/bots/bots.json")?;
+    bots.retain(|bot| bot.adapter.is_none());
     for name in only {
         let names: Vec<&str> = bots.iter().map(|bot| bot.name.as_str()).collect();
         ensure!(names.contains(&name.as_str()), "there is no bot {name}; there are {}", names.join(", "));

@@ -38,14 +38,15 @@ const VERSIONS: [Bad; 5] = [
     Bad { name: "never-polls", change: || shell("exec sleep 1000"), names: "has not asked for updates", handovers: 0 },
     Bad {
         name: "dies-on-trial",
-        change: || shell("node bot.mjs & sleep 4; exit 3"),
-        names: "exit code 3",
+        change: || shell("node bot.mjs & sleep 15; exit 3"),
+        // Its agent is faster than the kubelet.
+        names: "its bot's process ended",
         handovers: 2,
     },
     // The shell is what fills the memory, or else the kernel would end a process that nobody misses.
     Bad {
         name: "leaks",
-        change: || shell("node bot.mjs & sleep 3; exec tail /dev/zero"),
+        change: || shell("node bot.mjs & sleep 15; exec tail /dev/zero"),
         names: "OOMKilled",
         handovers: 2,
     },
@@ -65,18 +66,22 @@ pub(crate) async fn bad_ones_go_back(world: &World) -> Result<Vec<Setback>> {
             goes_back(&world, &bot, bad).await.with_context(|| bad.name)
         });
     }
-    let mut setbacks = Vec::new();
+    let (mut setbacks, mut failed) = (Vec::new(), Vec::new());
     while let Some(setback) = tried.join_next().await {
-        setbacks.push(setback??);
+        match setback? {
+            Ok(setback) => setbacks.push(setback),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
     }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(setbacks)
 }
 
 async fn goes_back(world: &World, bot: &Bot, bad: Bad) -> Result<Setback> {
     let mut spec = bot.spec(1, API_URL);
     spec["handover"] = json!({"drainTimeoutSeconds": 10});
-    spec["analysis"] = json!({"bakeSeconds": 15});
-    spec["progressDeadlineSeconds"] = json!(55);
+    spec["analysis"] = json!({"bakeSeconds": 20});
+    spec["progressDeadlineSeconds"] = json!(56);
     bot.apply(&spec).await?;
     let old = bot.wait_ready(PATIENCE).await?;
     world.emulator.start_load(&bot.token, &load(17)).await?;

@@ -124,7 +124,7 @@ impl App {
         if let Some(bot) = self.inner.bot.get()
             && timeout(last_calls, bot.shutdown()).await.is_err()
         {
-            let calls_in_flight = gate.calls_in_flight();
+            let calls_in_flight = bot.gate().calls_in_flight();
             warn!(calls_in_flight, "calls did not end in time and are cut off");
         }
         if let Some(handle) = self.inner.lease.get()

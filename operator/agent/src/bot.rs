@@ -145,7 +145,6 @@ impl Bot {
     }
 }
 
-
 /// Carries until the gate or the program is gone.
 async fn merge(gate: Gate, program: Program, status: watch::Sender<Status>, events: broadcast::Sender<Event>) {
     let (mut of_gate, mut of_program, mut happened) = (gate.status(), program.seen(), gate.events());

@@ -322,8 +322,7 @@ impl Glue {
         }
         self.giving = true;
         self.gave = Some(why.as_str());
-        let (bot, lease, told, epoch) =
-            (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
+        let (bot, lease, told, epoch) = (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
         tokio::spawn(async move {
             let taken_back = bot.abandon().await;
             let reason = match why {
@@ -353,8 +352,7 @@ impl Glue {
         self.giving = true;
         let trigger = Reason::Manual.as_str();
         self.gave = Some(trigger);
-        let (bot, lease, told, epoch) =
-            (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
+        let (bot, lease, told, epoch) = (self.bot.clone(), self.lease.clone(), self.given.0.clone(), view.role.epoch());
         tokio::spawn(async move {
             let (drained, to, switch) = directed::hand_over(&bot, &lease, to_pod).await;
             let _ = told.send(Given { trigger, epoch, drained: Some(drained), switch, to });

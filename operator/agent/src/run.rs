@@ -27,8 +27,8 @@ use tracing::{error, info, warn};
 
 use crate::VERSION;
 use crate::app::App;
-use crate::cli::RunOptions;
 use crate::bot::Bot;
+use crate::cli::RunOptions;
 use crate::config::{Adapter, Config};
 use crate::credentials::{Need, read_lease_uri, read_token, wait_for};
 use crate::drain::{Drain, Trigger};

@@ -182,8 +182,39 @@ fn own_authority_without_tls() {
 }
 
 #[test]
+fn program_that_nobody_knows() {
+    let process = |patch: Value| {
+        let mut spec = json!({"polling": {"adapter": "Process"}});
+        spec.as_object_mut().unwrap().extend(patch.as_object().unwrap().clone());
+        spec
+    };
+    allowed(process(json!({"command": ["python", "bot.py"]})));
+    for none in [json!({}), json!({"command": []}), json!({"command": [""]}), json!({"args": ["bot.py"]})] {
+        refused(process(none), "set command to it");
+    }
+}
+
+/// The gate sees no update of such a bot.
+#[test]
+fn program_with_settings_of_the_gate() {
+    for polling in [
+        json!({"adapter": "Process", "delivery": "Settled"}),
+        json!({"adapter": "Process", "pendingUpdates": "ColdStart"}),
+        json!({"adapter": "Process", "maxUnsettled": 5}),
+    ] {
+        refused(json!({"command": ["bot"], "polling": polling}), "remove polling.delivery");
+    }
+    for handover in [json!({"ordering": "Fast"}), json!({"quietSeconds": 3})] {
+        refused(
+            json!({"command": ["bot"], "polling": {"adapter": "Process"}, "handover": handover}),
+            "remove handover.ordering",
+        );
+    }
+}
+
+#[test]
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 15, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 18, "a rule was added or removed: test it above, then change this number");
 }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use crate::schema;
 use crate::status::TelegramBotStatus;
 use crate::words::{
-    Delivery, ImagePullPolicy, LeaseFailover, LogLevel, OnFailure, Ordering, PendingUpdates, StrategyType,
+    Adapter, Delivery, ImagePullPolicy, LeaseFailover, LogLevel, OnFailure, Ordering, PendingUpdates, StrategyType,
 };
 
 /// A Telegram bot: one image, one token, any number of replicas of which exactly one receives updates.
@@ -62,11 +62,13 @@ use crate::words::{
     validation = Rule::new("self.handover.drainTimeoutSeconds + self.analysis.bakeSeconds + 25 < self.progressDeadlineSeconds").message("progressDeadlineSeconds must be greater than handover.drainTimeoutSeconds + analysis.bakeSeconds + 25 (takeover 15 s, slack 10 s): raise progressDeadlineSeconds, or lower one of the others"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(e.name in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']))").message("TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE are set by Pollux: remove them from env; the server to talk to is spec.botApi.url"),
     validation = Rule::new("!has(self.agent.apiURLEnv) || self.agent.apiURLEnv.all(n, !(n in ['TELEGRAM_API_ROOT', 'TELEGRAM_API_URL', 'TELOXIDE_API_URL', 'TELEGRAM_BOT_TOKEN_FILE']) && (!has(self.env) || self.env.all(e, e.name != n)))").message("the variables in agent.apiURLEnv are set by Pollux, and so are TELEGRAM_API_ROOT, TELEGRAM_API_URL, TELOXIDE_API_URL and TELEGRAM_BOT_TOKEN_FILE: remove the name from agent.apiURLEnv or from env"),
+    validation = Rule::new("self.polling.adapter != 'Process' || (has(self.command) && self.command.size() > 0 && self.command[0] != '')").message("with polling.adapter: Process the program is started by Pollux, which cannot read the image's entry point: set command to it (and args to what follows), as crane config or docker inspect show Entrypoint and Cmd"),
+    validation = Rule::new("self.polling.adapter != 'Process' || (self.handover.ordering == 'Strict' && !has(self.handover.quietSeconds))").message("with polling.adapter: Process a handover waits for the end of the program and for nothing else: remove handover.ordering and handover.quietSeconds"),
     validation = Rule::new("!has(self.env) || self.env.all(e, !(has(e.value) && has(e.valueFrom)))").message("a variable in env has either value or valueFrom: remove one of them")
 )]
 pub struct TelegramBotSpec {
-    /// The bot's container image. The bot has to use TELEGRAM_API_ROOT as the address of the Bot API, and must not run as root:
-    /// a numeric USER in the image, or runAsUser in podTemplate.spec.securityContext.
+    /// The bot's container image. The bot has to use TELEGRAM_API_ROOT as the address of the Bot API (one that cannot: see
+    /// polling.adapter), and must not run as root: a numeric USER in the image, or runAsUser in podTemplate.spec.securityContext.
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
     pub image: String,
 
@@ -80,7 +82,7 @@ pub struct TelegramBotSpec {
     #[schemars(schema_with = "schema::pull_secrets")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
 
-    /// Replaces the image's entry point.
+    /// Replaces the image's entry point. Required with polling.adapter: Process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::strings")]
     pub command: Vec<String>,
@@ -228,10 +230,21 @@ pub struct CaConfigMapRef {
     pub key: String,
 }
 
-/// `spec.polling`. All of it reaches running pods without a restart.
+/// `spec.polling`. All of it but the adapter reaches running pods without a restart.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.adapter != 'Process' || (self.delivery == 'Transparent' && self.pendingUpdates == 'Keep' && !has(self.maxUnsettled))").message("with polling.adapter: Process the program gets its updates by itself, so nothing can be done about their delivery: remove polling.delivery, polling.pendingUpdates and polling.maxUnsettled"),
+)]
 pub struct Polling {
+    /// How the bots of several pods take turns. `Proxy`: all of them run and ask their agents for updates; a handover takes
+    /// milliseconds. `Process`: only the leader's program runs, for bots that cannot change the address of the Bot API, and for
+    /// libraries that speak MTProto (Telethon, Pyrogram). It is started when its pod leads, and has ended (SIGTERM, after
+    /// handover.drainTimeoutSeconds SIGKILL) before another pod leads, so a handover takes as long as its end and its start.
+    /// Ready means that it can be executed. Needs command. Makes new pods.
+    #[serde(default)]
+    pub adapter: Adapter,
+
     /// When Telegram is told that the bot has an update. `Transparent`: as soon as the bot's library says so; planned changes lose
     /// and repeat nothing, and in a crash what the library had acknowledged and not yet handled is lost. `Settled`: when
     /// settleSeconds have passed since its delivery and no call of the bot is open; after a crash it is repeated and not lost.
@@ -454,6 +467,7 @@ impl Default for BotApi {
 impl Default for Polling {
     fn default() -> Self {
         Self {
+            adapter: Adapter::default(),
             delivery: Delivery::default(),
             settle_seconds: defaults::settle_seconds(),
             max_batch: defaults::max_batch(),

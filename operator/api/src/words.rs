@@ -326,6 +326,18 @@ words! {
 }
 
 words! {
+    /// `spec.polling.adapter`: how the bots of several pods take turns.
+    #[derive(Default)]
+    Adapter {
+        /// They all run, and ask their agents for updates.
+        #[default]
+        Proxy,
+        /// Only the leader's runs.
+        Process,
+    }
+}
+
+words! {
     /// `spec.polling.delivery`: when Telegram is told that the bot has an update.
     #[derive(Default)]
     Delivery {

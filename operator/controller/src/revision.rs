@@ -19,6 +19,7 @@ use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::label;
 use pollux_api::spec::{Agent, Handover};
+use pollux_api::words::Adapter;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -87,11 +88,11 @@ fn choices(spec: &TelegramBotSpec) -> Value {
         lease,
         handover: Handover { drain_timeout_seconds, quiet_seconds: _, ordering: _ },
         agent,
-        // These make no pods: the scale, the Deployment's own pace, and hot settings.
+        // These make no pods: the scale, the Deployment's own pace, and hot settings (all of polling but the adapter).
         replicas: _,
         suspend: _,
         paused: _,
-        polling: _,
+        polling,
         strategy: _,
         analysis: _,
         on_failure: _,
@@ -129,6 +130,9 @@ fn choices(spec: &TelegramBotSpec) -> Value {
     put("lease.credentialsSecretRef", plain(&lease.credentials_secret_ref));
     put("handover.drainTimeoutSeconds", json!(drain_timeout_seconds));
     put("agent", chosen_agent(agent));
+    if polling.adapter != Adapter::default() {
+        put("polling.adapter", json!(polling.adapter));
+    }
     Value::Object(chosen)
 }
 
@@ -256,6 +260,7 @@ mod tests {
             json!({"replicas": 5}),
             json!({"suspend": true}),
             json!({"polling": {"longPollTimeoutSeconds": 7}}),
+            json!({"polling": {"adapter": "Proxy"}}),
             json!({"polling": {"delivery": "Settled", "settleSeconds": 5, "maxBatch": 3, "maxUnsettled": 4}}),
             json!({"polling": {"deafAfterSeconds": 90, "pendingUpdates": "ColdStart"}}),
             json!({"handover": {"quietSeconds": 5, "ordering": "Fast"}}),
@@ -300,6 +305,7 @@ mod tests {
             json!({"agent": {"apiPort": 18081}}),
             json!({"agent": {"metricsPort": 19464}}),
             json!({"agent": {"proxyURL": "http://proxy:3128"}}),
+            json!({"polling": {"adapter": "Process"}}),
         ] {
             assert!(seen.insert(name(&spec(patch.clone()))), "{patch}");
         }

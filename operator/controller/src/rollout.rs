@@ -204,10 +204,12 @@ impl<'a> Scene<'a> {
         self.since(wanted, RolloutStage::Baking)?;
         let handover = self.view()?.last_handover.as_ref()?;
         let from = handover.from.as_ref().filter(|from| from.replica.revision == wanted.name)?;
-        let blamed = [HandoverReason::BotGone, HandoverReason::BotDeaf].map(HandoverReason::as_str);
-        blamed
-            .contains(&handover.reason.as_str())
-            .then(|| format!("{} led on trial, and gave the session back: {}", from.replica.pod, handover.reason))
+        let why = match handover.reason.as_str() {
+            reason if reason == HandoverReason::BotGone.as_str() => "its bot's process ended",
+            reason if reason == HandoverReason::BotDeaf.as_str() => "its bot asked for no updates any more",
+            _ => return None,
+        };
+        Some(format!("{} gave the session back while it led on trial, because {why}", from.replica.pod))
     }
 
     /// The revision on trial with its verdict, if there is one now; and what somebody asked for.

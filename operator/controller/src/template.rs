@@ -7,6 +7,9 @@
 //!                        preStop    drain: hands over before Kubernetes signals the bot
 //! ```
 //!
+//! With `polling.adapter: Process` the bot's container runs the copy of the agent that is there for the hook, which runs the
+//! user's command while the pod leads; it is there because the bot's container starts after the agent's postStart.
+//!
 //! The blocking hook sits on the bot's container because a sidecar's own preStop runs when the pod's termination begins,
 //! beside the bot's, and does not keep the bot alive. Readiness means "could lead at once" and is asked of the agent; nothing
 //! here depends on who leads. Everything passes Pod Security "restricted".
@@ -14,6 +17,7 @@
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::{LEASE_SECRET, LEASE_SECRET_KEY, label, pod};
 use pollux_api::spec::Agent;
+use pollux_api::words::Adapter;
 use serde_json::{Map, Value, json};
 
 /// What a template is made of besides the spec.
@@ -124,6 +128,10 @@ fn agent(spec: &TelegramBotSpec, context: &Context<'_>) -> Value {
     if let Some(url) = proxy_url {
         env.push(json!({"name": "POLLUX_PROXY_URL", "value": url}));
     }
+    // Left out otherwise: agents of earlier releases do not know it.
+    if spec.polling.adapter == Adapter::Process {
+        env.push(json!({"name": "POLLUX_ADAPTER", "value": "process"}));
+    }
     let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": metrics_port}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures});
     json!({
         "name": pod::AGENT_CONTAINER,
@@ -169,7 +177,7 @@ fn bot(spec: &TelegramBotSpec) -> Value {
         "name": pod::BOT_CONTAINER,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
-        "command": spec.command,
+        "command": command(spec),
         "args": spec.args,
         "env": env,
         "envFrom": spec.env_from,
@@ -181,6 +189,15 @@ fn bot(spec: &TelegramBotSpec) -> Value {
         "lifecycle": {"preStop": {"exec": {"command": [pod::HOOK, "drain"]}}},
         "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
     })
+}
+
+/// What the bot's container runs; the image's entry point if it is empty.
+fn command(spec: &TelegramBotSpec) -> Vec<&str> {
+    let supervisor: &[&str] = match spec.polling.adapter {
+        Adapter::Proxy => &[],
+        Adapter::Process => &[pod::HOOK, "supervise", "--"],
+    };
+    supervisor.iter().copied().chain(spec.command.iter().map(String::as_str)).collect()
 }
 
 fn volumes(spec: &TelegramBotSpec) -> Vec<Value> {

@@ -15,11 +15,7 @@ impl Program {
     ///
     /// # Errors
     /// Why it ended.
-    pub async fn attend(
-        &self,
-        read: impl AsyncBufRead + Unpin,
-        mut write: impl AsyncWrite + Unpin,
-    ) -> io::Result<()> {
+    pub async fn attend(&self, read: impl AsyncBufRead + Unpin, mut write: impl AsyncWrite + Unpin) -> io::Result<()> {
         let mut lines = read.lines();
         let Some(first) = lines.next_line().await? else {
             return Ok(());

@@ -87,11 +87,7 @@ impl Program {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_file)?;
         // Locking takes no right to write, and the bot's user has none.
         file.set_permissions(Permissions::from_mode(0o644))?;
-        let will = Will {
-            leadership: Leadership::Standby,
-            withheld: None,
-            given: BootInstant::now() + LONGEST_LEASE,
-        };
+        let will = Will { leadership: Leadership::Standby, withheld: None, given: BootInstant::now() + LONGEST_LEASE };
         let program = Self {
             inner: Arc::new(Inner {
                 lock_file,
@@ -159,9 +155,11 @@ impl Program {
     /// The reason, and what to do.
     pub fn ready(&self) -> Result<(), String> {
         match &self.inner.seen.borrow().report {
-            None => Err("the supervisor of the bot's program is not there: the bot's container does not run, or has just \
+            None => {
+                Err("the supervisor of the bot's program is not there: the bot's container does not run, or has just \
                          ended; see its log and its last state"
-                .to_owned()),
+                    .to_owned())
+            }
             Some(Report { not_executable: Some(why), .. }) => {
                 Err(format!("the bot's program cannot be executed: {why}"))
             }

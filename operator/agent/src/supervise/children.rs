@@ -7,9 +7,7 @@ use std::process::Command;
 
 use pollux_clock::BootInstant;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait};
 
 use crate::program::LOCK;
 use crate::program::protocol::{Exit, nanoseconds};

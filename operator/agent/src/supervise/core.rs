@@ -180,7 +180,7 @@ impl Core {
     /// When to call again, if nothing happens.
     pub(super) fn wakeup(&self) -> Option<BootInstant> {
         match self.phase {
-            Phase::Idle => Some(self.again).filter(|_| self.order.run),
+            Phase::Idle => Some(self.again).filter(|again| *again > BootInstant::ZERO),
             Phase::Starting | Phase::Over => None,
             Phase::Running => Some(self.lines.terminate),
             Phase::Stopping { since, killed } => Some(if killed { self.again } else { self.kill_at(since) }),
@@ -202,14 +202,14 @@ impl Core {
     fn act(&mut self, now: BootInstant, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Idle if self.terminating => actions.push(Action::Exit(0)),
-            Phase::Idle => {
-                let asked = self.order.run && now >= self.again;
-                if asked && self.report.not_executable.is_none() && now < self.lines.terminate {
+            Phase::Idle if now >= self.again => {
+                self.again = BootInstant::ZERO;
+                if self.order.run && self.report.not_executable.is_none() && now < self.lines.terminate {
                     self.phase = Phase::Starting;
                     actions.push(Action::Start);
                 }
             }
-            Phase::Starting | Phase::Over => {}
+            Phase::Idle | Phase::Starting | Phase::Over => {}
             Phase::Running => {
                 if self.terminating || !self.order.run || now >= self.lines.terminate {
                     self.phase = Phase::Stopping { since: now, killed: false };

@@ -83,6 +83,16 @@ fn a_fence_that_nobody_moves_is_kept_with_sigterm_before_it_if_there_is_room() {
     assert_eq!(core.step(Input::Tick, at(9800)), [Action::Kill]);
 }
 
+/// It spun, and read no order any more.
+#[test]
+fn after_the_fence_it_waits_for_an_order_and_for_nothing_else() {
+    let mut core = running();
+    let now = core.wakeup().unwrap();
+    core.step(Input::Tick, now);
+    end(&mut core, Exit::Code(0), now);
+    assert_eq!(core.wakeup(), None);
+}
+
 #[test]
 fn a_renewal_moves_the_fence_and_a_lost_connection_does_not() {
     let mut core = running();

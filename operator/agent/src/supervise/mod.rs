@@ -54,9 +54,10 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the subcommand.
 pub fn main(options: &SuperviseOptions) -> ExitCode {
-    let ended = runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-        runtime.block_on(async { Supervisor::new(options)?.run().await })
-    });
+    let ended = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| runtime.block_on(async { Supervisor::new(options)?.run().await }));
     match ended {
         Ok(status) => ExitCode::from(status),
         Err(e) => {

@@ -18,7 +18,10 @@ pub(super) struct Timer {
 // === impl Timer ===
 
 impl Timer {
-    #[expect(deprecated, reason = "its successor is unsafe for types whose descriptor may change; an OwnedFd keeps its own")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for types whose descriptor may change; an OwnedFd keeps its own"
+    )]
     pub(super) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self { fd: AsyncFd::new(timerfd_create(TimerfdClockId::Boottime, flags)?)?, set: None })

@@ -3,12 +3,15 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pollux_pods::Agent;
 use rustix::process::Signal;
+use tokio::process::Command;
 
 use crate::supervised::{CRASHING, ESCAPING, PARENT, PLAIN, STUBBORN, Stage, Supervised};
-use crate::world::{PATIENCE, TTL};
+use crate::world::{PATIENCE, TTL, eventually};
 
 /// preStop, SIGTERM to the bot, SIGTERM to the agent.
 async fn a_pod_ends(script: &'static str) {
@@ -212,6 +215,57 @@ async fn a_pod_whose_program_cannot_be_executed_is_not_ready_and_says_why_until_
     assert!(agent.ready().await);
 }
 
+/// A real library that speaks MTProto, up to the server's first answer: this one gives none.
+#[tokio::test]
+async fn telethon_is_connected_in_one_pod_only_and_comes_back_after_a_handover() {
+    let stage = Stage::new().await;
+    let folder = telethon().await;
+    let token = stage.world.dir.path().join("telethon-token");
+    std::fs::write(&token, "1:telethon").unwrap();
+    let program = folder.join("bot.py").display().to_string();
+    let start = |agent: &Agent| {
+        let port = stage.centre.door(&agent.pod.name);
+        let env = [
+            ("PYTHONPATH", folder.join("lib").display().to_string()),
+            ("API_ID", "1".to_owned()),
+            ("API_HASH", "hash".to_owned()),
+            ("TELEGRAM_BOT_TOKEN_FILE", token.display().to_string()),
+            ("DATA_CENTRE", format!("2 127.0.0.1 {port}")),
+        ];
+        // Python may be in the home of whoever runs the tests.
+        Supervised::start_as(0, &agent.pod, &["python3", &program], &env)
+    };
+    let said_hello = |pod: &str| stage.centre.visits(pod).iter().any(|visit| visit.sent > 0);
+    let one = stage.pod("echo-1").await;
+    let one_agent = one.start();
+    one.wait_ready().await;
+    let mut one_bot = start(&one_agent);
+    eventually("Telethon to begin a session", || said_hello("echo-1")).await;
+    let two = stage.pod("echo-2").await;
+    let two_agent = two.start();
+    two.wait_ready().await;
+    let two_bot = start(&two_agent);
+    two_agent.until_standby().await;
+
+    let (status, said, took) = one.exec("drain").await;
+    assert!(status.success() && said.contains("handed over to echo-2"), "{said}\n{}", one_bot.log());
+    assert!(!stage.centre.is_in("echo-1"), "it has ended before the hook returned");
+    assert!(took < Duration::from_secs(10), "it heeds SIGTERM: {took:?}");
+    eventually("Telethon to begin a session in the other pod", || said_hello("echo-2")).await;
+    assert_eq!(one_bot.terminate().await, 0, "{}", one_bot.log());
+    assert!(!two_bot.log().contains("Traceback"), "{}", two_bot.log());
+    stage.centre.assert_never_two();
+}
+
+/// Installs the bot, if it is not there.
+async fn telethon() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../e2e/bots/install.sh");
+    let installed = Command::new(&script).arg("telethon").output().await.unwrap();
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let folder = Command::new(&script).args(["--print-dir", "telethon"]).output().await.unwrap();
+    PathBuf::from(String::from_utf8(folder.stdout).unwrap().trim())
+}
+
 #[tokio::test]
 async fn a_second_supervisor_of_a_pod_runs_nothing() {
     let stage = Stage::new().await;
@@ -219,7 +273,7 @@ async fn a_second_supervisor_of_a_pod_runs_nothing() {
     stage.until_in("echo-1").await;
     let port = stage.centre.door("somebody");
     let other = Supervised::start(&one.agent.pod, &["bash", "-c", PLAIN], &[("PORT", port.to_string())]);
-    crate::world::eventually("refused", || other.log().contains("another supervisor of this pod is connected")).await;
+    eventually("refused", || other.log().contains("another supervisor of this pod is connected")).await;
     assert!(stage.centre.visits("somebody").is_empty());
     assert!(stage.centre.is_in("echo-1"));
 }

@@ -55,14 +55,19 @@ pub(crate) struct Stage {
 impl Supervised {
     /// Starts the container as the image's user.
     pub(crate) fn start(pod: &Pod, command: &[&str], env: &[(&str, String)]) -> Self {
+        Self::start_as(OTHER_USER, pod, command, env)
+    }
+
+    /// As another one; 0 is whoever runs the tests.
+    pub(crate) fn start_as(user: u32, pod: &Pod, command: &[&str], env: &[(&str, String)]) -> Self {
         let log = pod.shared.with_file_name(format!("{}.bot.log", pod.name));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut process = Command::new(pod.shared.join("pollux-agent"));
         process.arg("supervise").arg("--").args(command).env_clear().current_dir("/");
         process.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("POLLUX_SHARED_DIR", &pod.shared);
         process.envs(env.iter().map(|(name, value)| (name, value)));
-        if rustix::process::getuid().is_root() {
-            process.uid(OTHER_USER).gid(OTHER_USER);
+        if user != 0 && rustix::process::getuid().is_root() {
+            process.uid(user).gid(user);
         }
         process.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         Self { child: process.kill_on_drop(true).spawn().unwrap(), log }

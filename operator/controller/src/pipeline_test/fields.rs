@@ -44,6 +44,35 @@ fn hot_fields_that_nobody_set_are_the_defaults() {
     assert_eq!(setting(json!({})), expected);
 }
 
+/// The hook's copy of the agent runs the program; nothing else of the pods differs.
+#[test]
+fn a_program_is_run_by_the_copy_of_the_agent() {
+    let pod = |adapter: &str| {
+        let polling = json!({"adapter": adapter});
+        let observed = fresh(json!({"command": ["python", "-u"], "args": ["bot.py"], "polling": polling}));
+        build(&observed, &planned(&observed)).deployment.unwrap()["spec"]["template"]["spec"].clone()
+    };
+    let (mut proxy, process) = (pod("Proxy"), pod("Process"));
+    let bot = &process["containers"][0];
+    let supervised = ["/run/pollux/agent/pollux-agent", "supervise", "--", "python", "-u"];
+    assert_eq!((&bot["command"], &bot["args"]), (&json!(supervised), &json!(["bot.py"])));
+    proxy["containers"][0]["command"] = json!(supervised);
+    let env = proxy["initContainers"][0]["env"].as_array_mut().unwrap();
+    env.push(json!({"name": "POLLUX_ADAPTER", "value": "process"}));
+    for variable in env {
+        if variable["name"] == "POLLUX_REVISION" {
+            variable["value"] = process["initContainers"][0]["env"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|v| v["name"] == "POLLUX_REVISION")
+                .unwrap()["value"]
+                .clone();
+        }
+    }
+    assert_eq!(proxy, process);
+}
+
 #[test]
 fn ports_and_variables_of_the_agent_as_they_are_applied() {
     let observed = fresh(json!({
