@@ -89,13 +89,13 @@ fn rollout_that_could_never_succeed() {
 }
 
 #[test]
-fn drain_longer_than_a_rollout_may_take() {
-    allowed(json!({"handover": {"drainTimeoutSeconds": 574}}));
-    refused(
-        json!({"handover": {"drainTimeoutSeconds": 575}}),
-        "raise progressDeadlineSeconds or lower handover.drainTimeoutSeconds",
-    );
-    allowed(json!({"handover": {"drainTimeoutSeconds": 3600}, "progressDeadlineSeconds": 3626}));
+fn drain_and_trial_longer_than_a_rollout_may_take() {
+    allowed(json!({"handover": {"drainTimeoutSeconds": 544}}));
+    let mend = "raise progressDeadlineSeconds, or lower one of the others";
+    refused(json!({"handover": {"drainTimeoutSeconds": 545}}), mend);
+    allowed(json!({"handover": {"drainTimeoutSeconds": 3600}, "progressDeadlineSeconds": 3656}));
+    allowed(json!({"analysis": {"bakeSeconds": 554}}));
+    refused(json!({"analysis": {"bakeSeconds": 555}}), mend);
 }
 
 #[test]

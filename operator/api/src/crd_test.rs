@@ -101,5 +101,5 @@ fn defaults_of_the_schema_are_the_defaults_of_the_types() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 10);
+    assert_eq!(compared, 13);
 }
