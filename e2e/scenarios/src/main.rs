@@ -6,6 +6,7 @@ mod demo;
 mod emulator;
 mod fields;
 mod ground;
+mod migrations;
 mod mistakes;
 mod report;
 mod scenarios;

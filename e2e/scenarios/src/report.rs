@@ -40,6 +40,10 @@ pub(crate) struct Setback {
     pub(crate) version: &'static str,
     /// Of the switches there and back.
     pub(crate) gaps_ms: Vec<f64>,
+    /// Messages that it took and did not answer.
+    pub(crate) lost: u64,
+    /// Messages that it answered, and died before it said so.
+    pub(crate) dup: u64,
     /// What the status says.
     pub(crate) message: String,
 }
@@ -123,9 +127,12 @@ impl Findings {
     /// What the last line has no key for.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let errors = self.gap_errors();
-        let went_back = self.setbacks.iter().map(|Setback { version, gaps_ms, message }| {
+        let went_back = self.setbacks.iter().map(|Setback { version, gaps_ms, lost, dup, message }| {
             let gaps: Vec<_> = gaps_ms.iter().map(|gap| format!("{gap:.0} ms")).collect();
-            format!("version {version} went back, switches [{}]: {message}", gaps.join(", "))
+            format!(
+                "version {version} went back, switches [{}], {lost} lost, {dup} answered twice: {message}",
+                gaps.join(", ")
+            )
         });
         let mut remarks = vec![
             format!(

@@ -128,6 +128,7 @@ async fn judge(world: &World, seed: u64, only: Option<&str>) -> Result<Evidence>
     scenario!("SIGSTOP of the leader's pod", run.pause_pod());
     scenario!("mistakes are named in time", crate::mistakes::named_in_time(&run.world));
     scenario!("versions that are not fit go back", run.bad_versions());
+    scenario!("migrations come before the pods", crate::migrations::before_the_pods(&run.world));
     scenario!("rollouts at one and at five replicas", run.roll_one_and_five());
     scenario!("a token that is refused", run.rejected_token());
     scenario!("the emulator behind TLS with an own authority", crate::tls::own_authority(&run.world));

@@ -14,6 +14,8 @@ use crate::wait::{Look, until};
 use crate::world::{API_URL, World};
 
 const PATIENCE: Duration = Duration::from_secs(150);
+/// What a bot is given at once.
+const BATCH: u64 = 20;
 
 /// A version that cannot work.
 #[derive(Clone, Copy)]
@@ -21,34 +23,69 @@ struct Bad {
     name: &'static str,
     /// What is changed to get it.
     change: fn() -> Value,
-    /// What the status must name.
-    names: &'static str,
+    /// What the status must name: one of these, for a dying bot's agent may be faster than the kubelet.
+    names: &'static [&'static str],
     /// How often the session changes hands: there and back, or not at all.
     handovers: usize,
+    /// It takes messages and does not answer them.
+    loses: bool,
+    /// It dies with a batch in hand, which comes again.
+    repeats: bool,
 }
 
-const VERSIONS: [Bad; 5] = [
+const VERSIONS: [Bad; 6] = [
     Bad {
         name: "no-image",
         change: || json!({"image": "localhost:9/no-such-image:dev"}),
-        names: "no-such-image",
+        names: &["no-such-image"],
         handovers: 0,
+        loses: false,
+        repeats: false,
     },
-    Bad { name: "ends-at-once", change: || shell("exit 7"), names: "exit code 7", handovers: 0 },
-    Bad { name: "never-polls", change: || shell("exec sleep 1000"), names: "has not asked for updates", handovers: 0 },
+    // It says that all is well, and nobody gets an answer.
+    Bad {
+        name: "is-refused",
+        change: || {
+            let reply = r#"s/await ctx.reply(ctx.message.text)/await ctx.api.sendMessage(1, "").catch(() => {})/"#;
+            shell(&format!("exec node --input-type=module -e \"$(sed '{reply}' bot.mjs)\""))
+        },
+        names: &["calls of"],
+        handovers: 2,
+        loses: true,
+        repeats: false,
+    },
+    Bad {
+        name: "ends-at-once",
+        change: || shell("exit 7"),
+        names: &["exit code 7"],
+        handovers: 0,
+        loses: false,
+        repeats: false,
+    },
+    Bad {
+        name: "never-polls",
+        change: || shell("exec sleep 1000"),
+        names: &["has not asked for updates"],
+        handovers: 0,
+        loses: false,
+        repeats: false,
+    },
     Bad {
         name: "dies-on-trial",
         change: || shell("node bot.mjs & sleep 15; exit 3"),
-        // Its agent is faster than the kubelet.
-        names: "its bot's process ended",
+        names: &["its bot's process ended", "exit code 3"],
         handovers: 2,
+        loses: false,
+        repeats: true,
     },
     // The shell is what fills the memory, or else the kernel would end a process that nobody misses.
     Bad {
         name: "leaks",
         change: || shell("node bot.mjs & sleep 15; exec tail /dev/zero"),
-        names: "OOMKilled",
+        names: &["its bot's process ended", "OOMKilled"],
         handovers: 2,
+        loses: false,
+        repeats: true,
     },
 ];
 
@@ -89,7 +126,11 @@ async fn goes_back(world: &World, bot: &Bot, bad: Bad) -> Result<Setback> {
     let began = world.emulator.mark_planned(&bot.token, bad.name).await?;
     bot.change(&(bad.change)()).await?;
     let message = bot.wait_reason("Ready", &["RolledBack"], PATIENCE).await?;
-    ensure!(message.contains(bad.names), "the message does not name {}: {message}", bad.names);
+    ensure!(
+        bad.names.iter().any(|name| message.contains(name)),
+        "the message names none of {:?}: {message}",
+        bad.names
+    );
     let status = until("the old pod to lead alone", PATIENCE, || async {
         let status = bot.status().await?;
         let alone = status["replicas"] == 1 && leader(&status).is_some_and(|leader| leader.pod == old.pod);
@@ -104,9 +145,22 @@ async fn goes_back(world: &World, bot: &Bot, bad: Bad) -> Result<Setback> {
     answered_at_least(world, bot, world.emulator.verdict(&bot.token).await?.answered + 20).await?;
 
     let verdict = settle(world, bot).await?;
-    ensure!(verdict.counts == Counts::default(), "it cost messages: {:?}", verdict.counts);
+    let Counts { lost, dup, .. } = verdict.counts;
+    let allowed = Counts {
+        lost: if bad.loses { lost } else { 0 },
+        dup: if bad.repeats { dup.min(BATCH) } else { 0 },
+        ..Counts::default()
+    };
+    ensure!(verdict.counts == allowed, "it cost messages: {:?}", verdict.counts);
+    ensure!(!bad.loses || lost > 0, "it answered");
     let gaps: Vec<_> = verdict.handovers.iter().filter(|handover| handover.at > began).map(|h| h.gap).collect();
     ensure!(gaps.len() == bad.handovers, "{} handovers: {:?}", gaps.len(), verdict.handovers);
     bot.delete().await?;
-    Ok(Setback { version: bad.name, gaps_ms: gaps.iter().map(|gap| gap.as_secs_f64() * 1000.0).collect(), message })
+    Ok(Setback {
+        version: bad.name,
+        gaps_ms: gaps.iter().map(|gap| gap.as_secs_f64() * 1000.0).collect(),
+        lost,
+        dup,
+        message,
+    })
 }

@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::directed::{self, Directed};
 use crate::health;
 use crate::metrics::To;
-use crate::report::{Report, Rival};
+use crate::report::{Record, Report, Rival};
 use crate::settings::HotSettings;
 
 /// Time to live of a lease as long as no setting says otherwise.
@@ -54,6 +54,7 @@ pub struct Glue {
     epoch: Option<i64>,
     report: Option<Report>,
     rival: Rival,
+    record: Record,
     /// Methods whose calls were not passed on, or not as they were made.
     suppressed: BTreeSet<String>,
     digest: TokenDigest,
@@ -115,6 +116,7 @@ impl Glue {
             epoch: None,
             report: None,
             rival: Rival::default(),
+            record: Record::default(),
             suppressed: BTreeSet::new(),
             digest,
             absence: Absence::default(),
@@ -247,7 +249,8 @@ impl Glue {
     /// What the controller shows.
     fn tell(&mut self, status: &Status) {
         let foreign_poller = self.rival.look(status.foreign_conflicts, Timestamp::now());
-        let report = Report::new(self.bot.gate().bot_id(), status, foreign_poller, &self.suppressed);
+        let calls = self.record.look(self.bot.gate().calls());
+        let report = Report::new(self.bot.gate().bot_id(), status, foreign_poller, calls, &self.suppressed);
         if self.report.as_ref() != Some(&report) {
             self.lease.set_report(serde_json::json!(report));
             self.report = Some(report);

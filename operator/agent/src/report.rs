@@ -26,6 +26,9 @@ pub struct Report {
     /// What is wrong with the token, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_error: Option<String>,
+    /// What is in the Secret is not used: `OtherBot`, `Refused` or `Unreadable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_problem: Option<String>,
     /// A webhook is set, so that nobody can poll.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_active: Option<bool>,
@@ -35,6 +38,9 @@ pub struct Report {
     /// Methods that the bot called and that were not passed on, or not as they were called.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub suppressed: BTreeSet<String>,
+    /// How the bot's calls went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
     /// The bot asks for nothing any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deaf: Option<bool>,
@@ -53,10 +59,40 @@ pub struct ForeignPoller {
     pub at: Timestamp,
 }
 
+/// How the bot's calls went since its agent began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Calls {
+    /// That were made.
+    pub made: u64,
+    /// That Telegram refused.
+    pub failed: u64,
+}
+
+/// What has been told of the bot's calls. Told anew when one of the two numbers has doubled: a busy day is a few writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Record {
+    told: Option<Calls>,
+}
+
 /// What has been told of a foreign poller. It is told anew when the number has doubled: hours of conflicts are a few writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rival {
     told: Option<ForeignPoller>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// What to tell when the gate counts so.
+    pub fn look(&mut self, now: pollux_gate::Calls) -> Option<Calls> {
+        let told = self.told.unwrap_or(Calls { made: 0, failed: 0 });
+        let doubled = |told: u64, now: u64| now >= told.saturating_mul(2).max(1);
+        if doubled(told.made, now.made) || doubled(told.failed, now.failed) {
+            self.told = Some(Calls { made: now.made, failed: now.failed });
+        }
+        self.told
+    }
 }
 
 // === impl Rival ===
@@ -81,6 +117,7 @@ impl Report {
         bot_id: i64,
         status: &Status,
         foreign_poller: Option<ForeignPoller>,
+        calls: Option<Calls>,
         suppressed: &BTreeSet<String>,
     ) -> Self {
         const REJECTED: &str = "Telegram rejects the token: put the right one into the Secret (@BotFather, /token)";
@@ -93,8 +130,10 @@ impl Report {
                 TokenState::Rejected => Some(false),
             },
             token_error: (status.token == TokenState::Rejected).then(|| REJECTED.to_owned()),
+            token_problem: status.token_problem.map(|problem| format!("{problem:?}")),
             webhook_active: Some(status.webhook_active),
             foreign_poller,
+            calls,
             suppressed: suppressed.clone(),
             deaf: Some(status.deaf),
             agent_version: Some(VERSION.to_owned()),
@@ -104,7 +143,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use pollux_gate::BotIdentity;
+    use pollux_gate::{BotIdentity, TokenProblem};
 
     use super::*;
 
@@ -114,7 +153,14 @@ mod tests {
         let status = Status { token: TokenState::Rejected, bot: Some(bot), ..Status::default() };
         let foreign = ForeignPoller { refused_polls: 3, at: Timestamp::from_second(1_800_000_000).unwrap() };
         let suppressed = BTreeSet::from(["setWebhook".to_owned()]);
-        let json = serde_json::to_value(Report::new(42, &status, Some(foreign), &suppressed)).unwrap();
+        let json = serde_json::to_value(Report::new(
+            42,
+            &status,
+            Some(foreign),
+            Some(Calls { made: 9, failed: 2 }),
+            &suppressed,
+        ))
+        .unwrap();
         assert_eq!(json["botId"], 42);
         assert_eq!(json["username"], "echo_bot");
         assert_eq!(json["tokenAccepted"], false);
@@ -122,15 +168,42 @@ mod tests {
         assert_eq!(json["foreignPoller"], serde_json::json!({"refusedPolls": 3, "at": "2027-01-15T08:00:00Z"}));
         assert_eq!(json["suppressed"], serde_json::json!(["setWebhook"]));
         assert_eq!(json["webhookActive"], false);
+        assert_eq!(json["calls"], serde_json::json!({"made": 9, "failed": 2}));
+        assert!(json.get("tokenProblem").is_none());
+        for (problem, word) in [
+            (TokenProblem::OtherBot, "OtherBot"),
+            (TokenProblem::Refused, "Refused"),
+            (TokenProblem::Unreadable, "Unreadable"),
+        ] {
+            let status = Status { token_problem: Some(problem), ..status.clone() };
+            assert_eq!(
+                serde_json::to_value(Report::new(42, &status, None, None, &suppressed)).unwrap()["tokenProblem"],
+                word
+            );
+        }
         assert_eq!(json["deaf"], false);
         assert_eq!(json["agentVersion"], VERSION);
     }
 
     #[test]
     fn a_token_that_was_not_tried_is_neither_accepted_nor_rejected() {
-        let json = serde_json::to_value(Report::new(42, &Status::default(), None, &BTreeSet::new())).unwrap();
+        let json = serde_json::to_value(Report::new(42, &Status::default(), None, None, &BTreeSet::new())).unwrap();
         assert!(json.get("tokenAccepted").is_none());
         assert!(json.get("foreignPoller").is_none() && json.get("suppressed").is_none());
+    }
+
+    #[test]
+    fn a_busy_day_is_a_few_writes_and_the_first_failures_are_told_at_once() {
+        let mut record = Record::default();
+        assert_eq!(record.look(pollux_gate::Calls::default()), None);
+        let mut told: Vec<_> =
+            (1..=100_000).filter_map(|made| record.look(pollux_gate::Calls { made, failed: 0 })).collect();
+        told.dedup();
+        assert_eq!(told.len(), 17);
+        for (failed, expected) in [(1, 1), (2, 2), (3, 2), (4, 4)] {
+            let told = record.look(pollux_gate::Calls { made: 100_000 + failed, failed }).unwrap();
+            assert_eq!(told.failed, expected);
+        }
     }
 
     #[test]

@@ -89,6 +89,15 @@ fn rollout_that_could_never_succeed() {
 }
 
 #[test]
+fn migration_that_would_run_the_bot() {
+    allowed(json!({"migration": {"command": ["migrate"]}}));
+    allowed(json!({"migration": {"args": ["migrate"]}}));
+    for nothing in [json!({}), json!({"image": "migrations:2"}), json!({"command": []})] {
+        refused(json!({"migration": nothing}), "set one of them");
+    }
+}
+
+#[test]
 fn drain_and_trial_longer_than_a_rollout_may_take() {
     allowed(json!({"handover": {"drainTimeoutSeconds": 544}}));
     let mend = "raise progressDeadlineSeconds, or lower one of the others";
@@ -216,5 +225,5 @@ fn program_with_settings_of_the_gate() {
 fn every_rule_is_tested_here() {
     // A rule that is added without a test is a rule that nobody has seen refuse anything.
     let rules = schema().to_string().matches("\"rule\":").count();
-    assert_eq!(rules, 18, "a rule was added or removed: test it above, then change this number");
+    assert_eq!(rules, 19, "a rule was added or removed: test it above, then change this number");
 }

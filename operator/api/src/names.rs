@@ -43,6 +43,10 @@ pub mod label {
     pub const IMAGE: &str = "pollux.dev/image";
     /// Annotation of revisions: whether it passed its trial.
     pub const VERDICT: &str = "pollux.dev/verdict";
+    /// Annotation of revisions: its migration is done.
+    pub const MIGRATED: &str = "pollux.dev/migrated";
+    /// Label of a migration's pods: the bot's name. They have none of the labels by which the bot's own pods are found.
+    pub const MIGRATION_OF: &str = "pollux.dev/migration-of";
     /// Annotation of revisions: the requests about it that were answered.
     pub const ANSWERED: &str = "pollux.dev/answered";
 }
@@ -56,6 +60,12 @@ pub mod request {
     pub const ABORT: &str = "pollux.dev/abort";
     /// A revision that did not pass is tried again.
     pub const RETRY: &str = "pollux.dev/retry";
+    /// The revision that runs, and had passed, is left for the one before.
+    pub const UNDO: &str = "pollux.dev/undo";
+    /// The value is the name of a pod, which is to lead.
+    pub const HANDOVER: &str = "pollux.dev/handover";
+    /// The value is a time, or anything else: another one makes new pods of the same choices.
+    pub const RESTARTED_AT: &str = "pollux.dev/restarted-at";
 }
 
 /// The pod of a bot.

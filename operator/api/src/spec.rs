@@ -161,6 +161,12 @@ pub struct TelegramBotSpec {
     #[serde(default)]
     pub analysis: Analysis,
 
+    /// A Job that has to succeed before the pods of a new revision come, for a change of the bot's database that the old revision can
+    /// live with. It runs once for each revision, beside the pods that serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Migration")]
+    pub migration: Option<Migration>,
+
     /// What happens when a new revision does not pass. `Rollback`: the old revision, whose pods are still there, takes over again, and
     /// the new one is not tried again until the manifest changes or somebody asks for it. `Pause`: the old revision takes over
     /// again, and everything stays as it is until a person decides.
@@ -409,6 +415,60 @@ pub struct Analysis {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_container_restarts: i32,
+
+    /// How many of its calls the Bot API server may refuse (4xx other than 429, and 5xx), in percent. Counts from five refusals on.
+    #[serde(default = "defaults::max_api_error_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_api_error_percent: i32,
+}
+
+/// `spec.migration`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.command) && self.command.size() > 0) || (has(self.args) && self.args.size() > 0)").message("migration.command or migration.args must say what to run, because the image's entry point is the bot: set one of them"),
+)]
+pub struct Migration {
+    /// Its image. Unless set, the bot's. It must not run as root: what podTemplate says about the user, the nodes and tolerations
+    /// holds for it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
+    pub image: Option<String>,
+
+    /// Replaces the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::strings")]
+    pub command: Vec<String>,
+
+    /// Replaces the arguments of the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::strings")]
+    pub args: Vec<String>,
+
+    /// Its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::env")]
+    pub env: Vec<EnvVar>,
+
+    /// ConfigMaps and Secrets whose keys become its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::env_from")]
+    pub env_from: Vec<EnvFromSource>,
+
+    /// Requests and limits of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::resources")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// How often it is tried again when it fails.
+    #[serde(default = "defaults::backoff_limit")]
+    #[schemars(range(min = 0, max = 10))]
+    pub backoff_limit: i32,
+
+    /// After how many seconds it has failed, however often it was tried.
+    #[serde(default = "defaults::active_deadline_seconds")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub active_deadline_seconds: i32,
 }
 
 /// `spec.agent`.
@@ -516,7 +576,11 @@ impl Default for Agent {
 
 impl Default for Analysis {
     fn default() -> Self {
-        Self { bake_seconds: defaults::bake_seconds(), max_container_restarts: 0 }
+        Self {
+            bake_seconds: defaults::bake_seconds(),
+            max_container_restarts: 0,
+            max_api_error_percent: defaults::max_api_error_percent(),
+        }
     }
 }
 
@@ -546,8 +610,17 @@ mod defaults {
     pub(super) fn min_ready_seconds() -> i32 {
         5
     }
+    pub(super) fn backoff_limit() -> i32 {
+        1
+    }
+    pub(super) fn active_deadline_seconds() -> i32 {
+        600
+    }
     pub(super) fn bake_seconds() -> i32 {
         30
+    }
+    pub(super) fn max_api_error_percent() -> i32 {
+        50
     }
     pub(super) fn progress_deadline_seconds() -> i32 {
         600

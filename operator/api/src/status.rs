@@ -17,7 +17,7 @@ pub struct TelegramBotStatus {
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
 
-    /// How it is, in one word for people: Pending, Running, Progressing, Paused, RolledBack, Degraded, Suspended, Terminating.
+    /// How it is, in one word for people: Pending, Running, Migrating, Progressing, Paused, RolledBack, Degraded, Suspended, Terminating.
     #[serde(default)]
     pub phase: Phase,
 
@@ -84,6 +84,11 @@ pub struct TelegramBotStatus {
     #[schemars(with = "Rollout")]
     pub rollout: Option<Rollout>,
 
+    /// What was done about the last request by annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LastAction")]
+    pub last_action: Option<LastAction>,
+
     /// The revisions that are kept, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -95,7 +100,7 @@ pub struct TelegramBotStatus {
     #[schemars(schema_with = "schema::methods")]
     pub suppressed_calls: Vec<String>,
 
-    /// Ready, Available, LeaderElected, Progressing, SpecValid, TokenAccepted, ForeignPoller.
+    /// Ready, Available, LeaderElected, Progressing, Migrated, SpecValid, TokenAccepted, ForeignPoller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -226,6 +231,25 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub stage_time: Option<Time>,
+}
+
+/// `status.lastAction`: what was done about the last request by annotation.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastAction {
+    /// The annotation.
+    pub request: String,
+
+    /// Its value.
+    pub value: String,
+
+    /// What was done.
+    pub result: String,
+
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub time: Option<Time>,
 }
 
 /// A revision that is kept.

@@ -56,6 +56,8 @@ words! {
         Running,
         /// A rollout or a change of scale is under way.
         Progressing,
+        /// The migration of a new revision runs.
+        Migrating,
         /// Something is wrong; the message says what and how to mend it.
         Degraded,
         /// `spec.paused` is set, or a rollout waits for a person.
@@ -80,6 +82,8 @@ words! {
         LeaderElected,
         /// A rollout moves, or there is none.
         Progressing,
+        /// The migration of the manifest's revision is done, or there is none.
+        Migrated,
         /// Checks that the schema cannot express passed.
         SpecValid,
         /// Telegram accepts the token.
@@ -124,6 +128,16 @@ words! {
         HeldElsewhere,
         /// Progressing: the new pod is on its way.
         Surging,
+        /// Migrated: the Job succeeded.
+        Succeeded,
+        /// Migrated: there is no `spec.migration`.
+        NotRequired,
+        /// Migrated, Progressing: the Job runs.
+        Migrating,
+        /// Migrated: the Job failed.
+        JobFailed,
+        /// Progressing, Ready: the migration of the first revision failed, so nothing runs.
+        MigrationFailed,
         /// Progressing: the new pod is ready, and the leader hands over to it.
         HandingOver,
         /// Progressing: the new revision leads on trial, the old one stands by.
@@ -164,8 +178,10 @@ words! {
         UnknownDatabase,
         /// TokenAccepted: yes.
         Accepted,
-        /// TokenAccepted: Telegram answers 401.
+        /// TokenAccepted: Telegram answers 401, or what the Secret holds now is not used.
         Unauthorized,
+        /// TokenAccepted: the Secret holds the token of another bot now.
+        TokenChangedIdentity,
         /// ForeignPoller: Telegram refused polls for the sake of somebody else's.
         ConflictsSeen,
         /// ForeignPoller: there is none.
@@ -216,6 +232,12 @@ words! {
         RolloutFailed,
         /// A new revision did not pass; the old one takes over again.
         RolledBack,
+        /// The Job of a new revision began.
+        MigrationStarted,
+        /// It is done.
+        MigrationSucceeded,
+        /// It failed; nothing is rolled out.
+        MigrationFailed,
         /// Another pod leads.
         LeaderChanged,
         /// Nobody leads any more.
@@ -280,6 +302,8 @@ words! {
 words! {
     /// `status.rollout.stage`.
     RolloutStage {
+        /// The migration runs.
+        Migrating,
         /// No pod of the new revision is ready yet.
         Surging,
         /// The leader hands over to the new pod.

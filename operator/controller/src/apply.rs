@@ -1,11 +1,12 @@
 //! Fifth step: makes it so. Touches clients; writes nothing that is so already.
 //!
 //! The order and its reasons: the *revision* first, because its name is in the template and its template must be known before
-//! it runs; the *ServiceAccount*, without which no pod can be made; the *PodDisruptionBudget*, so that it is there when the
+//! it runs; the Job of its *migration*, without which nothing comes; the *ServiceAccount*, without which no pod can be made; the *PodDisruptionBudget*, so that it is there when the
 //! second pod is; the *settings row*, because who may lead must be written down before a pod of the new revision can ask; the
 //! *Deployment*, which has to keep the old pods before the *leader is asked* to hand over to a new one; and old revisions last.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -74,7 +75,7 @@ pub(crate) async fn apply(
 ) -> (Applied, Result<(), Error>) {
     let mut applied = Applied { deployment: observed.deployment.clone(), revision_created: false, unreachable: None };
     let result = async {
-        let Children { revisions, service_account, budget, deployment } = children;
+        let Children { revisions, migration, service_account, budget, deployment } = children;
         let (namespace, name) = identity(observed);
         let child = child_name(&name);
 
@@ -82,6 +83,9 @@ pub(crate) async fn apply(
             let object = revision["metadata"]["name"].as_str().unwrap_or_default();
             cluster.apply::<ControllerRevision>(MANAGER_REVISIONS, &namespace, object, revision).await?;
             applied.revision_created |= !observed.revisions.iter().any(|existing| existing.name_any() == object);
+        }
+        if let Some(job) = migration {
+            cluster.create_json::<Job>(&namespace, &job).await?;
         }
         if let Some(wanted) = &service_account {
             ensure::<ServiceAccount>(cluster, &namespace, &child, wanted, observed.service_account.as_ref()).await?;

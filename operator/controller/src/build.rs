@@ -6,6 +6,7 @@ use pollux_api::names::{GROUP, KIND, VERSION, label};
 use pollux_api::words::StrategyType;
 use serde_json::{Map, Value, json};
 
+use crate::migration;
 use crate::observe::{Observed, child_name};
 use crate::plan::{Pace, Plan};
 use crate::revision::{Stored, object_name};
@@ -17,6 +18,8 @@ use crate::template::{labels, selector};
 pub(crate) struct Children {
     /// The revisions that are new or changed.
     pub(crate) revisions: Vec<Value>,
+    /// The Job of a revision that is about to come.
+    pub(crate) migration: Option<Value>,
     /// An identity without rights, unless the user names one.
     pub(crate) service_account: Option<Value>,
     /// At two replicas and more.
@@ -28,18 +31,21 @@ pub(crate) struct Children {
 /// The children that the plan asks for.
 pub(crate) fn build(observed: &Observed, plan: &Plan) -> Children {
     let bot = &observed.bot;
+    let revisions = plan.store.iter().map(|revision| controller_revision(bot, revision)).collect();
+    let migration = plan.target.as_ref().filter(|_| plan.migrate).and_then(|target| migration::job(bot, target));
     let Some(revision) = &plan.revision else {
-        return Children { revisions: Vec::new(), service_account: None, budget: None, deployment: None };
+        return Children { revisions, migration, service_account: None, budget: None, deployment: None };
     };
     Children {
-        revisions: plan.store.iter().map(|revision| controller_revision(bot, revision)).collect(),
+        revisions,
+        migration,
         service_account: bot.spec.service_account_name.is_none().then(|| service_account(bot)),
         budget: plan.budget.then(|| budget(bot)),
         deployment: Some(deployment(observed, revision, plan.replicas, plan.pace)),
     }
 }
 
-fn metadata(bot: &TelegramBot, name: &str) -> Map<String, Value> {
+pub(crate) fn metadata(bot: &TelegramBot, name: &str) -> Map<String, Value> {
     let owner = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": KIND,

@@ -246,6 +246,15 @@ impl Cluster {
         within(what, api.create(&PostParams::default(), object)).await
     }
 
+    /// Makes what has been rendered as JSON.
+    pub(crate) async fn create_json<K: Child>(&self, namespace: &str, object: &Value) -> Result<K, Error> {
+        let object = serde_json::from_value(object.clone()).map_err(|error| Error::Api {
+            what: format!("CREATE {} {namespace}", K::kind(&())),
+            source: Box::new(kube::Error::SerdeError(error)),
+        })?;
+        self.create(namespace, &object).await
+    }
+
     /// Deletes exactly this object, if it is still there.
     pub(crate) async fn delete<K: Child>(&self, object: &K) -> Result<(), Error> {
         let meta = object.meta();

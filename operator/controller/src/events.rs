@@ -34,10 +34,13 @@ impl Happened {
             | EventReason::RolloutStarted
             | EventReason::RolloutCompleted
             | EventReason::LeaderChanged
+            | EventReason::MigrationStarted
+            | EventReason::MigrationSucceeded
             | EventReason::Suspended
             | EventReason::Resumed => "Normal",
             EventReason::RolloutFailed
             | EventReason::RolledBack
+            | EventReason::MigrationFailed
             | EventReason::LeaderLost
             | EventReason::LeaderDeaf
             | EventReason::DrainTimedOut
@@ -119,6 +122,16 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     for method in now.suppressed_calls.iter().filter(|method| !before.suppressed_calls.contains(method)) {
         happened.push(Happened::new(EventReason::CallSuppressed, suppressed(method)));
     }
+    if let Some(found) = became(ConditionType::Migrated, "Unknown").filter(|found| found.reason == "Migrating") {
+        happened.push(Happened::new(EventReason::MigrationStarted, &found.message));
+    }
+    let waited = before.condition(ConditionType::Migrated).is_some_and(|before| before.reason == "Migrating");
+    if became(ConditionType::Migrated, "True").is_some() && waited {
+        happened.push(Happened::new(EventReason::MigrationSucceeded, "the pods of the new revision come now"));
+    }
+    if let Some(found) = became(ConditionType::Migrated, "False") {
+        happened.push(Happened::new(EventReason::MigrationFailed, &found.message));
+    }
     if let Some(found) = became(ConditionType::SpecValid, "False") {
         happened.push(Happened::new(EventReason::SpecInvalid, format!("{}: {}", found.reason, found.message)));
     }
@@ -133,7 +146,7 @@ pub(crate) fn between(before: &TelegramBotStatus, now: &TelegramBotStatus, revis
     let token_refused = now.condition(ConditionType::TokenAccepted).is_some_and(|c| c.status == "False");
     // What the manifest, the token or the database is to blame for has been said above.
     let blamed = |reason: &str| {
-        matches!(reason, "SpecInvalid" | "WaitingForDatabase" | "RolledBack")
+        matches!(reason, "SpecInvalid" | "WaitingForDatabase" | "RolledBack" | "MigrationFailed")
             || !now.is_true(ConditionType::SpecValid)
             || token_refused
     };

@@ -16,6 +16,7 @@ mod handover;
 mod leases;
 mod merge;
 mod metrics;
+mod migration;
 mod observe;
 mod plan;
 mod rbac;

@@ -4,6 +4,7 @@
 //! there, and a reconcile at rest is six small reads.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -31,6 +32,10 @@ pub(crate) struct Observed {
     pub(crate) budget: Option<PodDisruptionBudget>,
     /// Its stored revisions.
     pub(crate) revisions: Vec<ControllerRevision>,
+    /// Its migrations' Jobs, if it has a migration.
+    pub(crate) migrations: Vec<Job>,
+    /// And their pods.
+    pub(crate) migration_pods: Vec<Pod>,
     /// Its pods, the terminating ones too.
     pub(crate) pods: Vec<Pod>,
     /// Events of those pods that do not get ready.
@@ -72,6 +77,7 @@ pub(crate) async fn observe(
         leases.bot(&bot.spec.lease.database, &resource),
     );
     let pods = pods?;
+    let (migrations, migration_pods) = migrations(cluster, &bot, &mine).await?;
     let events = events(cluster, namespace, &pods).await?;
     let led = |view: &BotView| view.lease.holder.is_some() && view.lease.fresh;
     let waits = matches!(&lease, Seen::Bot(view)
@@ -84,11 +90,22 @@ pub(crate) async fn observe(
         service_account: service_account?,
         budget: budget?,
         revisions: revisions?,
+        migrations,
+        migration_pods,
         pods,
         events,
         lease,
         full_logins,
     }))
+}
+
+async fn migrations(cluster: &Cluster, bot: &TelegramBot, mine: &ListParams) -> Result<(Vec<Job>, Vec<Pod>), Error> {
+    if bot.spec.migration.is_none() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let (namespace, name) = (bot.namespace().unwrap_or_default(), bot.name_any());
+    let of_it = ListParams::default().labels(&format!("{}={name}", label::MIGRATION_OF));
+    tokio::try_join!(cluster.list::<Job>(&namespace, mine), cluster.list::<Pod>(&namespace, &of_it))
 }
 
 async fn events(cluster: &Cluster, namespace: &str, pods: &[Pod]) -> Result<EventsByPod, Error> {

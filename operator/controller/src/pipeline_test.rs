@@ -54,6 +54,8 @@ fn fresh(spec: Value) -> Observed {
         service_account: None,
         budget: None,
         revisions: Vec::new(),
+        migrations: Vec::new(),
+        migration_pods: Vec::new(),
         pods: Vec::new(),
         events: EventsByPod::new(),
         lease: Seen::Bot(None),
@@ -184,7 +186,7 @@ fn smallest_manifest_as_it_is_applied() {
     let observed = fresh(json!({}));
     let plan = planned(&observed);
     assert_eq!(plan.rollout, RolloutDecision::Create);
-    let Children { revisions, service_account, budget, deployment } = build(&observed, &plan);
+    let Children { revisions, migration: _, service_account, budget, deployment } = build(&observed, &plan);
     assert_eq!(budget, None, "one pod: a budget would block every drain or allow everything");
     insta::assert_yaml_snapshot!("smallest_deployment", deployment);
     insta::assert_yaml_snapshot!("smallest_service_account", service_account);
@@ -330,7 +332,7 @@ fn deployment_of_somebody_else_is_not_touched() {
     let plan = planned(&observed);
     assert_eq!(
         build(&observed, &plan),
-        Children { revisions: Vec::new(), service_account: None, budget: None, deployment: None }
+        Children { revisions: Vec::new(), migration: None, service_account: None, budget: None, deployment: None }
     );
     assert_eq!(plan.setting, None);
     let told = told(&observed);

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 use crate::cluster::Refusal;
 use crate::diagnose::{is_over, is_terminating, revision};
 use crate::leases::Seen;
+use crate::migration::{Migrating, migrating};
 use crate::observe::Observed;
 use crate::revision::{Stored, Verdict};
-use crate::rollout::{Led, Scene, Trial, trial_seconds};
+use crate::rollout::{Answer, Led, Scene, Trial, trial_seconds};
 use crate::validate::{Invalid, Target};
 
 /// How many stored revisions are kept besides those in use.
@@ -41,12 +42,16 @@ pub(crate) struct Plan {
     pub(crate) replicas: i32,
     /// Whether a PodDisruptionBudget makes sense.
     pub(crate) budget: bool,
+    /// Whether the Job of the manifest's revision is to be made.
+    pub(crate) migrate: bool,
     /// How Kubernetes goes about it.
     pub(crate) pace: Pace,
     /// Hot settings and who may lead; `None` when there is nothing to say.
     pub(crate) setting: Option<Setting>,
     /// A handover that the leader is asked for.
     pub(crate) request: Option<Request>,
+    /// A request of a person that is answered with this.
+    pub(crate) answer: Option<Answer>,
     /// Names of stored revisions that are not needed any more.
     pub(crate) prune: Vec<String>,
 }
@@ -118,6 +123,13 @@ pub(crate) enum HoldReason {
         /// Why.
         why: String,
     },
+    /// The migration of the manifest's revision runs.
+    Migrating,
+    /// It failed, and there is nothing to come back to.
+    MigrationFailed {
+        /// Why.
+        why: String,
+    },
     /// `spec.paused`.
     Paused,
     /// The bot is being deleted.
@@ -132,11 +144,17 @@ pub(crate) fn plan(observed: &Observed, stored: &[Stored], target: Result<Target
     let find = |name: Option<&String>| name.and_then(|name| stored.iter().find(|stored| stored.name == *name));
     let running = find(live.as_ref()).cloned();
 
-    let mut store = Vec::new();
+    let (mut store, mut answer) = (Vec::new(), None);
     let target = target.map(|target| {
-        let target = numbered(scene, target, running.as_ref());
-        let judged = scene.judge(&target, live.as_ref() == Some(&target.name));
-        let target = judged.unwrap_or(target);
+        let mut target = numbered(scene, target, running.as_ref());
+        let is_live = live.as_ref() == Some(&target.name);
+        if let Some((answered, what)) = scene.answer(&target, is_live) {
+            (target, answer) = (answered, Some(what));
+        } else if let Some(judged) = scene.judge(&target, is_live) {
+            target = judged;
+        } else if !is_live && target.verdict.is_none() {
+            target = migrated(observed, target);
+        }
         if find(Some(&target.name)) != Some(&target) {
             store.push(target.clone());
         }
@@ -169,15 +187,26 @@ pub(crate) fn plan(observed: &Observed, stored: &[Stored], target: Result<Target
         store.clear();
     }
     let applied = revision.as_ref().filter(|_| writable);
-    let request = applied.and_then(|_| request(scene, target.as_ref().ok(), stable.as_ref(), &rollout));
+    let mut request = applied.and_then(|_| request(scene, target.as_ref().ok(), stable.as_ref(), &rollout));
+    // What people ask for waits until nothing else is under way, and is written down where it is not forgotten.
+    let calm = rollout == RolloutDecision::Keep && store.is_empty() && request.is_none();
+    if let Some((answered, what, to_pod)) = applied.filter(|_| calm).and_then(|applied| scene.directed(applied)) {
+        request = Some(Request { id: what.value.clone(), to_pod });
+        store.push(answered);
+        answer = Some(what);
+    }
     Plan {
         setting: applied.map(|revision| setting(scene, target.as_ref().ok(), revision, &rollout)),
         prune: if writable { prune(observed, stored, applied, stable.as_ref()) } else { Vec::new() },
+        migrate: writable
+            && rollout == (RolloutDecision::Hold { reason: HoldReason::Migrating })
+            && target.as_ref().is_ok_and(|target| migrating(observed, target) == Migrating::Missing),
         pace: pace(scene, applied, &rollout),
         revision: revision.filter(|_| writable),
         target: target.ok(),
         store: if writable { store } else { Vec::new() },
         request,
+        answer,
         rollout,
         replicas,
         budget: replicas >= 2,
@@ -248,13 +277,21 @@ fn decide(
     if let Some(database) = other_database(observed) {
         return hold(HoldReason::OtherDatabase { database });
     }
+    if observed.bot.spec.paused && live.is_some() {
+        return hold(HoldReason::Paused);
+    }
+    if goal.name == target.name {
+        if let Some(why) = target.failed() {
+            return hold(HoldReason::MigrationFailed { why: why.to_owned() });
+        }
+        if matches!(migrating(observed, target), Migrating::Missing | Migrating::Running) {
+            return hold(HoldReason::Migrating);
+        }
+    }
     let Some(live) = live else {
         // Pods of a bot that never ran disturb nobody: they wait for the database beside us.
         return RolloutDecision::Create;
     };
-    if observed.bot.spec.paused {
-        return hold(HoldReason::Paused);
-    }
     if let Seen::Unreachable { error } = &observed.lease {
         return hold(HoldReason::DatabaseUnreachable { error: error.clone() });
     }
@@ -268,6 +305,15 @@ fn decide(
         return RolloutDecision::Return { to: pod.name_any(), why };
     }
     RolloutDecision::Roll { from: live.to_owned() }
+}
+
+/// What came of its migration.
+fn migrated(observed: &Observed, target: Stored) -> Stored {
+    match migrating(observed, &target) {
+        Migrating::Done => Stored { migrated: true, ..target },
+        Migrating::Failed { why } => Stored { verdict: Some(Verdict::Failed { why, waits: false }), ..target },
+        Migrating::NotRequired | Migrating::Missing | Migrating::Running => target,
+    }
 }
 
 /// During a trial Kubernetes keeps the old pods for as long as it may take.

@@ -26,6 +26,8 @@ const RULES: &[Rule] = &[
     Rule(Scope::Bots, "pollux.dev", "telegrambots/status", &[], &["patch"]),
     Rule(Scope::Bots, "apps", "deployments", &[], &["get", "list", "watch", "create", "patch"]),
     Rule(Scope::Bots, "apps", "controllerrevisions", &[], &["list", "watch", "create", "patch", "delete"]),
+    // Made, and never changed.
+    Rule(Scope::Bots, "batch", "jobs", &[], &["list", "watch", "create"]),
     Rule(Scope::Bots, "", "serviceaccounts", &[], &["get", "list", "watch", "create", "patch"]),
     Rule(Scope::Bots, "policy", "poddisruptionbudgets", &[], &["get", "list", "watch", "create", "patch", "delete"]),
     Rule(Scope::Bots, "", "pods", &[], &["list", "watch"]),

@@ -48,13 +48,32 @@ pub(crate) fn token_accepted(facts: &Facts<'_>, summary: &Summary<'_>, before: &
             ),
         );
     }
+    let problem = reports.iter().find_map(|c| Some((c.report.get("tokenProblem")?.as_str()?, &c.party.replica.pod)));
+    if let Some((problem, pod)) = problem {
+        let token = &facts.observed.bot.spec.token_secret_ref;
+        let secret = format!("the Secret {:?}, key {:?},", token.name, token.key);
+        let (reason, what) = match problem {
+            "OtherBot" => {
+                (Reason::TokenChangedIdentity, "holds the token of another bot, which takes a TelegramBot of its own")
+            }
+            "Refused" => (Reason::Unauthorized, "holds a token that the Bot API server refuses"),
+            _ => (Reason::Unauthorized, "holds no token any more"),
+        };
+        return Finding::no(
+            reason,
+            format!("{secret} {what}: put a valid token of this bot there; pod {pod} goes on with the one that it had"),
+        );
+    }
     if reports.iter().any(|candidate| accepted(candidate) == Some(true)) {
         return Finding::yes(Reason::Accepted, "");
     }
     // Nobody has asked, or nobody can be heard: what was known stays.
     match before.condition(ConditionType::TokenAccepted) {
         Some(old) if old.status == "True" => Finding::yes(Reason::Accepted, ""),
-        Some(old) if old.status == "False" => Finding::no(Reason::Unauthorized, &old.message),
+        Some(old) if old.status == "False" => {
+            let changed = old.reason == Reason::TokenChangedIdentity.as_str();
+            Finding::no(if changed { Reason::TokenChangedIdentity } else { Reason::Unauthorized }, &old.message)
+        }
         _ => Finding::unknown(Reason::Unknown, "no agent has asked the Bot API server yet"),
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Stored {
     pub(crate) verdict: Option<Verdict>,
     /// The requests about it that were answered, by annotation.
     pub(crate) answered: BTreeMap<String, String>,
+    /// Its migration is done.
+    pub(crate) migrated: bool,
     /// When it was first stored.
     pub(crate) created: Option<Time>,
 }
@@ -58,9 +60,13 @@ pub(crate) enum Verdict {
     },
 }
 
-/// The name of the revision that a spec asks for.
-pub(crate) fn name(spec: &TelegramBotSpec) -> String {
-    let text = format!("v1:{}", canonical(choices(spec)));
+/// The name of the revision that a spec asks for, and the last restart that somebody asked for.
+pub(crate) fn name(spec: &TelegramBotSpec, restarted_at: Option<&str>) -> String {
+    let mut choices = choices(spec);
+    if let Some(restarted_at) = restarted_at {
+        choices["restartedAt"] = json!(restarted_at);
+    }
+    let text = format!("v1:{}", canonical(choices));
     let hash = digest(&SHA256, text.as_bytes());
     hash.as_ref().iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -93,6 +99,7 @@ fn choices(spec: &TelegramBotSpec) -> Value {
         suspend: _,
         paused: _,
         polling,
+        migration,
         strategy: _,
         analysis: _,
         on_failure: _,
@@ -130,6 +137,7 @@ fn choices(spec: &TelegramBotSpec) -> Value {
     put("lease.credentialsSecretRef", plain(&lease.credentials_secret_ref));
     put("handover.drainTimeoutSeconds", json!(drain_timeout_seconds));
     put("agent", chosen_agent(agent));
+    put("migration", plain(migration));
     if polling.adapter != Adapter::default() {
         put("polling.adapter", json!(polling.adapter));
     }
@@ -177,7 +185,7 @@ impl Stored {
     /// A revision that nobody has seen before.
     pub(crate) fn new(name: &str, number: i64, image: &str, template: Value) -> Self {
         let (name, image) = (name.to_owned(), image.to_owned());
-        Self { name, number, image, template, verdict: None, answered: BTreeMap::new(), created: None }
+        Self { name, number, image, template, verdict: None, answered: BTreeMap::new(), migrated: false, created: None }
     }
 
     /// The same under another number, to be tried anew.
@@ -205,6 +213,7 @@ impl Stored {
         Some(Self {
             verdict: annotation(label::VERDICT).and_then(|text| serde_json::from_str(text).ok()),
             answered: annotation(label::ANSWERED).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            migrated: annotation(label::MIGRATED).is_some_and(|text| text == "true"),
             created: object.creation_timestamp(),
             name: object.labels().get(label::REVISION)?.clone(),
             number: object.revision,
@@ -223,13 +232,18 @@ impl Stored {
         let text = |value: Value| Value::String(value.to_string());
         let verdict = self.verdict.as_ref().map(|verdict| (label::VERDICT.to_owned(), text(json!(verdict))));
         let answered = (!self.answered.is_empty()).then(|| (label::ANSWERED.to_owned(), text(json!(self.answered))));
-        verdict.into_iter().chain(answered).collect()
+        let migrated = self.migrated.then(|| (label::MIGRATED.to_owned(), json!("true")));
+        verdict.into_iter().chain(answered).chain(migrated).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn name(spec: &TelegramBotSpec) -> String {
+        super::name(spec, None)
+    }
 
     fn spec(patch: Value) -> TelegramBotSpec {
         let mut spec = json!({"image": "ghcr.io/acme/echo-bot:1.0.0", "tokenSecretRef": {"name": "echo-token"}});
@@ -302,6 +316,7 @@ mod tests {
             json!({"agent": {"image": "x"}}),
             json!({"agent": {"resources": {"limits": {"cpu": "1"}}}}),
             json!({"agent": {"apiURLEnv": ["BOT_API"]}}),
+            json!({"migration": {"command": ["migrate"]}}),
             json!({"agent": {"apiPort": 18081}}),
             json!({"agent": {"metricsPort": 19464}}),
             json!({"agent": {"proxyURL": "http://proxy:3128"}}),
@@ -309,6 +324,13 @@ mod tests {
         ] {
             assert!(seen.insert(name(&spec(patch.clone()))), "{patch}");
         }
+    }
+
+    #[test]
+    fn a_restart_is_a_revision_of_its_own() {
+        let spec = spec(json!({}));
+        let names = [None, Some("2026-12-01T10:00:00Z"), Some("2026-12-01T11:00:00Z")].map(|at| super::name(&spec, at));
+        assert_eq!(std::collections::BTreeSet::from(names).len(), 3);
     }
 
     #[test]
@@ -325,7 +347,7 @@ mod tests {
         let answered = BTreeMap::from([("pollux.dev/retry".to_owned(), "abc@2".to_owned())]);
         for stored in [
             Stored { verdict: Some(Verdict::Passed), ..new.clone() },
-            Stored { verdict: Some(failed), answered, ..new.clone() },
+            Stored { verdict: Some(failed), answered, migrated: true, ..new.clone() },
             new,
         ] {
             let object: ControllerRevision = serde_json::from_value(json!({

@@ -18,7 +18,7 @@ use kube::ResourceExt;
 use pollux_api::TelegramBotSpec;
 use pollux_api::names::request;
 use pollux_api::words::{HandoverReason, OnFailure, RolloutStage, StrategyType};
-use pollux_lease::{BotView, Party};
+use pollux_lease::{BotView, Candidate, Party};
 
 use crate::diagnose::{self, deployment_failure, is_over, is_ready, is_terminating, revision};
 use crate::leases::Seen;
@@ -68,6 +68,17 @@ pub(crate) enum Led<'a> {
     By(&'a Party),
 }
 
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Its annotation.
+    pub(crate) request: &'static str,
+    /// And the value.
+    pub(crate) value: String,
+    /// What was done.
+    pub(crate) result: String,
+}
+
 /// What is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene<'a> {
@@ -75,6 +86,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) stored: &'a [Stored],
     pub(crate) now: Timestamp,
 }
+
+/// So many refused calls are no reason yet.
+const FEW_REFUSALS: u64 = 5;
 
 /// For how long Kubernetes keeps the old pods during a trial: a handover and the bake, and what a reconcile needs.
 pub(crate) fn trial_seconds(spec: &TelegramBotSpec) -> i32 {
@@ -177,7 +191,11 @@ impl<'a> Scene<'a> {
     fn failure(self, wanted: &'a Stored) -> Option<String> {
         let limit = self.observed.bot.spec.analysis.max_container_restarts;
         let restarted = self.pods(&wanted.name).find_map(|pod| diagnose::restarts(pod, limit));
-        restarted.or_else(|| self.stuck(wanted)).or_else(|| self.deaf(wanted)).or_else(|| self.gave_back(wanted))
+        restarted
+            .or_else(|| self.stuck(wanted))
+            .or_else(|| self.deaf(wanted))
+            .or_else(|| self.refused(wanted))
+            .or_else(|| self.gave_back(wanted))
     }
 
     /// No pod got ready in time.
@@ -192,11 +210,31 @@ impl<'a> Scene<'a> {
         Some(trouble.map_or(said, |trouble| format!("{}: {}", trouble.reason, trouble.message)))
     }
 
-    fn deaf(self, wanted: &Stored) -> Option<String> {
+    /// The leader, if the revision leads, with what it reports.
+    fn leader_of(self, wanted: &Stored) -> Option<&'a Candidate> {
         let Led::By(holder) = self.led() else { return None };
-        let of_leader = self.view()?.candidates.iter().find(|candidate| candidate.party.id == holder.id)?;
-        let deaf = holder.replica.revision == wanted.name && reports::says(of_leader, "deaf") == Some(true);
-        deaf.then(|| format!("the bot in {} asks for no updates", holder.replica.pod))
+        let of_leader = self.view()?.candidates.iter().find(|candidate| candidate.party.id == holder.id);
+        of_leader.filter(|_| holder.replica.revision == wanted.name)
+    }
+
+    fn deaf(self, wanted: &Stored) -> Option<String> {
+        let leader = self.leader_of(wanted).filter(|leader| reports::says(leader, "deaf") == Some(true))?;
+        Some(format!("the bot in {} asks for no updates", leader.party.replica.pod))
+    }
+
+    /// Most of what it calls is refused.
+    fn refused(self, wanted: &Stored) -> Option<String> {
+        let limit = self.observed.bot.spec.analysis.max_api_error_percent;
+        let leader = self.leader_of(wanted)?;
+        let count = |what: &str| leader.report.get("calls")?.get(what)?.as_u64();
+        let (made, failed) = (count("made")?, count("failed")?);
+        let too_many = failed >= FEW_REFUSALS && failed * 100 > made * u64::try_from(limit).unwrap_or_default();
+        too_many.then(|| {
+            format!(
+                "the Bot API server refused {failed} of {made} calls of {}, of which spec.analysis.maxApiErrorPercent allows {limit} %",
+                leader.party.replica.pod
+            )
+        })
     }
 
     /// It led, and its bot was not there any more. (A pod that was deleted or a node that died says nothing of the revision.)
@@ -212,11 +250,8 @@ impl<'a> Scene<'a> {
         Some(format!("{} gave the session back while it led on trial, because {why}", from.replica.pod))
     }
 
-    /// The revision on trial with its verdict, if there is one now; and what somebody asked for.
+    /// The manifest's revision with its verdict, if there is one now.
     pub(crate) fn judge(self, wanted: &'a Stored, is_live: bool) -> Option<Stored> {
-        if let Some(answered) = self.answer(wanted, is_live) {
-            return Some(answered);
-        }
         let spec = &self.observed.bot.spec;
         if !is_live || wanted.verdict.is_some() || spec.paused || spec.suspend || spec.replicas == 0 {
             return None;
@@ -229,35 +264,65 @@ impl<'a> Scene<'a> {
         Some(Stored { verdict: Some(verdict), ..wanted.clone() })
     }
 
-    /// A request that was not answered yet and has something to act on.
-    fn answer(self, wanted: &Stored, is_live: bool) -> Option<Stored> {
-        let asked = |kind: &str| {
-            let value = self.observed.bot.annotations().get(kind)?;
-            let revision = value.split('@').next().unwrap_or_default();
-            (revision == wanted.name && wanted.answered.get(kind) != Some(value)).then(|| value.clone())
+    /// A request that was not answered yet and has something to act on: the manifest's revision as it is then, and what was done.
+    pub(crate) fn answer(self, wanted: &Stored, is_live: bool) -> Option<(Stored, Answer)> {
+        let number = wanted.number;
+        let comes_back = self.stable(&wanted.name).is_some();
+        let (open, waits) = match &wanted.verdict {
+            None => (comes_back, false),
+            Some(Verdict::Failed { waits, .. }) => (*waits, *waits),
+            Some(Verdict::Passed) => (false, false),
         };
-        let answered = |kind: &str, value: String, mut stored: Stored| {
-            stored.answered.insert(kind.to_owned(), value);
-            Some(stored)
-        };
-        let verdict = |verdict| Stored { verdict: Some(verdict), ..wanted.clone() };
-        let open = match &wanted.verdict {
-            None => self.stable(&wanted.name).is_some(),
-            Some(Verdict::Failed { waits, .. }) => *waits,
-            Some(Verdict::Passed) => false,
-        };
-        if let Some(value) = asked(request::PROMOTE).filter(|_| open && is_live) {
-            return answered(request::PROMOTE, value, verdict(Verdict::Passed));
-        }
-        if let Some(value) = asked(request::ABORT).filter(|_| open && is_live) {
-            let why = wanted.failed().map_or("somebody aborted it", |why| why).to_owned();
-            return answered(request::ABORT, value, verdict(Verdict::Failed { why, waits: false }));
-        }
-        if let Some(value) = asked(request::RETRY).filter(|_| wanted.failed().is_some()) {
-            let newest = self.stored.iter().map(|stored| stored.number).max().unwrap_or_default();
-            return answered(request::RETRY, value, wanted.clone().again(newest + 1));
+        let failed = |why: &str| Some(Verdict::Failed { why: why.to_owned(), waits: false });
+        let newest = self.stored.iter().map(|stored| stored.number).max().unwrap_or_default();
+        let found = [
+            (request::PROMOTE, open && is_live, Some(Verdict::Passed), number, "passes"),
+            (
+                request::ABORT,
+                open && is_live,
+                failed(wanted.failed().filter(|_| waits).unwrap_or("somebody aborted it")),
+                number,
+                "does not pass",
+            ),
+            (request::UNDO, wanted.passed() && is_live && comes_back, failed("somebody undid it"), number, "is left"),
+            (request::RETRY, wanted.failed().is_some(), None, newest + 1, "is tried again"),
+        ];
+        for (kind, fits, verdict, number, done) in found {
+            let Some(value) = self.asked(kind, &wanted.name, wanted).filter(|_| fits) else { continue };
+            let mut stored = Stored { verdict, number, ..wanted.clone() };
+            stored.answered.insert(kind.to_owned(), value.clone());
+            let result = format!("revision {number} {done}");
+            return Some((stored, Answer { request: kind, value, result }));
         }
         None
+    }
+
+    /// A handover that somebody asked for, to one of our pods.
+    pub(crate) fn directed(self, live: &Stored) -> Option<(Stored, Answer, String)> {
+        let Led::By(leader) = self.led() else { return None };
+        let pod = self.ready_pods().find_map(|pod| {
+            let name = pod.name_any();
+            Some((self.asked(request::HANDOVER, &name, live)?, name))
+        });
+        let (value, name) = pod?;
+        let mut stored = live.clone();
+        stored.answered.insert(request::HANDOVER.to_owned(), value.clone());
+        let result = match leader.replica.pod == name {
+            true => format!("{name} leads already"),
+            false => format!("{} is asked to hand over to {name}", leader.replica.pod),
+        };
+        Some((stored, Answer { request: request::HANDOVER, value, result }, name))
+    }
+
+    fn ready_pods(self) -> impl Iterator<Item = &'a Pod> {
+        self.observed.pods.iter().filter(|pod| !is_over(pod) && is_ready(pod) && !is_terminating(pod))
+    }
+
+    /// The value of a request about `subject` that this revision did not answer yet.
+    fn asked(self, kind: &str, subject: &str, by: &Stored) -> Option<String> {
+        let value = self.observed.bot.annotations().get(kind)?;
+        let about = value.split('@').next().unwrap_or_default();
+        (about == subject && by.answered.get(kind) != Some(value)).then(|| value.clone())
     }
 
     /// The pod that a leader of revision `from` has to hand back to before its template may go. `None`: nobody, or it took too long.

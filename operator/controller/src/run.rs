@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::stream::{SelectAll, StreamExt};
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
@@ -187,6 +188,7 @@ fn controller(
         .touched_objects();
     let revisions = watcher(api::<PartialObjectMeta<ControllerRevision>>(&client, namespace.as_deref()), ours.clone())
         .touched_objects();
+    let jobs = watcher(api::<PartialObjectMeta<Job>>(&client, namespace.as_deref()), ours.clone()).touched_objects();
     let pods = watcher(api::<PartialObjectMeta<Pod>>(&client, namespace.as_deref()), ours).touched_objects();
     let here = move |bot: &(String, String)| namespace.as_ref().is_none_or(|namespace| *namespace == bot.0);
     let looks = shared.leases.changes(&shared.operator.cluster);
@@ -200,6 +202,7 @@ fn controller(
         .owns_stream(reported("ServiceAccounts", accounts))
         .owns_stream(reported("PodDisruptionBudgets", budgets))
         .owns_stream(reported("ControllerRevisions", revisions))
+        .owns_stream(reported("Jobs", jobs))
         .watches_stream(reported("Pods", pods), |pod| {
             let bot = pod.labels().get(label::BOT)?;
             Some(ObjectRef::<Bot>::new(bot).within(&pod.namespace()?))

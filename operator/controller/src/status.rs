@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use pollux_api::TelegramBotStatus;
 use pollux_api::names::{label, request};
-use pollux_api::status::{BotIdentity, KnownRevision, Leader, Revision, Rollout};
+use pollux_api::status::{BotIdentity, KnownRevision, LastAction, Leader, Revision, Rollout};
 use pollux_api::words::{ConditionType, Phase, Reason, RevisionState, RolloutStage};
 use pollux_lease::BotView;
 
@@ -18,6 +18,7 @@ use crate::cluster::Refusal;
 use crate::diagnose::{self, Heard, MORE_SESSIONS, Trouble, is_full, is_over, is_terminating};
 use crate::handover::last_handover;
 use crate::leases::Seen;
+use crate::migration;
 use crate::observe::Observed;
 use crate::plan::{HoldReason, Plan, RolloutDecision, is_complete};
 use crate::reports;
@@ -118,6 +119,7 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
         (ConditionType::Available, available),
         (ConditionType::LeaderElected, elected),
         (ConditionType::Progressing, progressing),
+        (ConditionType::Migrated, migrated(facts)),
         (ConditionType::SpecValid, spec_valid),
         (ConditionType::TokenAccepted, token),
         (ConditionType::ForeignPoller, foreign),
@@ -140,6 +142,17 @@ pub(crate) fn status(facts: &Facts<'_>) -> TelegramBotStatus {
         update_revision: update,
         rollout: rollout(facts, &summary, &before),
         revisions: revisions(facts),
+        last_action: facts
+            .plan
+            .answer
+            .as_ref()
+            .map(|answer| LastAction {
+                request: answer.request.to_owned(),
+                value: answer.value.clone(),
+                result: answer.result.clone(),
+                time: Some(Time(whole_seconds(facts.now))),
+            })
+            .or_else(|| before.last_action.clone()),
         suppressed_calls: reports::suppressed_calls(facts, &summary, &before),
         conditions: conditions.into_iter().map(|(type_, finding)| condition(type_, finding, facts, &before)).collect(),
     }
@@ -292,6 +305,20 @@ fn leader_elected(facts: &Facts<'_>, summary: &Summary<'_>, leader: Option<&Lead
     }
 }
 
+fn migrated(facts: &Facts<'_>) -> Finding {
+    let Some(target) = &facts.plan.target else {
+        return Finding::unknown(Reason::Unknown, "the manifest cannot be applied");
+    };
+    if facts.observed.bot.spec.migration.is_none() {
+        return Finding::yes(Reason::NotRequired, "");
+    }
+    match target.failed() {
+        _ if target.migrated => Finding::yes(Reason::Succeeded, ""),
+        Some(why) => Finding::no(Reason::JobFailed, why),
+        None => Finding::unknown(Reason::Migrating, format!("revision {} waits for its migration", target.number)),
+    }
+}
+
 fn available(summary: &Summary<'_>, leader: Option<&Leader>, elected: &Finding) -> Finding {
     if elected.is("Unknown") {
         return Finding::unknown(Reason::DatabaseUnreachable, &elected.message);
@@ -350,7 +377,7 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
                 let (number, name) = target.map_or((0, ""), |target| (target.number, target.name.as_str()));
                 let back = facts.plan.revision.as_ref().map_or(0, |revision| revision.number);
                 let message = format!(
-                    "revision {number} did not pass: {why}; revision {back} is what runs: change the manifest, or try the same again with kubectl annotate telegrambot {} {}={name} --overwrite",
+                    "revision {number} was rolled back: {why}; revision {back} is what runs: change the manifest, or try the same again with kubectl annotate telegrambot {} {}={name} --overwrite",
                     facts.observed.bot.name_any(),
                     request::RETRY,
                 );
@@ -360,6 +387,23 @@ fn progressing(facts: &Facts<'_>, summary: &Summary<'_>) -> Finding {
                 };
             }
             HoldReason::Failed { why } => return Finding::unknown(Reason::Paused, waits(facts, why)),
+            HoldReason::Migrating => {
+                let target = facts.plan.target.as_ref().expect("what migrates is known");
+                let job = migration::job_name(&facts.observed.bot.name_any(), target);
+                return Finding::yes(
+                    Reason::Migrating,
+                    format!("the migration of revision {} runs before its pods come: Job {job}", target.number),
+                );
+            }
+            HoldReason::MigrationFailed { why } => {
+                return Finding::no(
+                    Reason::MigrationFailed,
+                    format!(
+                        "{why}; nothing is rolled out: mend it and change the manifest, or annotate {}",
+                        request::RETRY
+                    ),
+                );
+            }
             HoldReason::Paused => {
                 return Finding::unknown(
                     Reason::Paused,
@@ -454,6 +498,10 @@ fn ready(
     if let RolloutDecision::Hold { reason } = &facts.plan.rollout {
         match reason {
             HoldReason::RolledBack { .. } => return Finding::no(Reason::RolledBack, &progressing.message),
+            HoldReason::Migrating => return Finding::no(Reason::RollingOut, &progressing.message),
+            HoldReason::MigrationFailed { .. } => {
+                return Finding::no(Reason::MigrationFailed, &progressing.message);
+            }
             HoldReason::Failed { .. } | HoldReason::Paused => {
                 return Finding::no(Reason::Paused, &progressing.message);
             }
@@ -490,6 +538,8 @@ fn phase(
         Phase::Suspended
     } else if ready.reason == Reason::RolledBack.as_str() {
         Phase::RolledBack
+    } else if progressing.reason == Reason::Migrating.as_str() {
+        Phase::Migrating
     } else if ready.reason == Reason::Paused.as_str() {
         Phase::Paused
     } else if progressing.is("False") {
@@ -577,6 +627,7 @@ fn stage(facts: &Facts<'_>, summary: &Summary<'_>, before: Option<RolloutStage>)
             RolloutStage::RollingBack
         }
         RolloutDecision::Hold { reason: HoldReason::Failed { .. } } => RolloutStage::Paused,
+        RolloutDecision::Hold { reason: HoldReason::Migrating } => RolloutStage::Migrating,
         RolloutDecision::Hold { .. } => return None,
     })
 }

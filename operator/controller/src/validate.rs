@@ -2,6 +2,7 @@
 
 use kube::{Resource as _, ResourceExt};
 use pollux_api::TelegramBot;
+use pollux_api::names::request;
 use pollux_api::words::Reason;
 use serde_json::Value;
 
@@ -61,7 +62,8 @@ pub(crate) fn validate(observed: &Observed, stored: &[Stored], operator: &Operat
             foreign: false,
         });
     }
-    let name = revision::name(&observed.bot.spec);
+    let restarted_at = observed.bot.annotations().get(request::RESTARTED_AT);
+    let name = revision::name(&observed.bot.spec, restarted_at.map(String::as_str));
     if let Some(known) = stored.iter().find(|stored| stored.name == name) {
         return Ok(Target::Known(known.clone()));
     }

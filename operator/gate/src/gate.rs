@@ -168,6 +168,11 @@ impl Gate {
         self.shared.calls_in_flight.load(Ordering::Relaxed)
     }
 
+    /// How they went so far. Not part of [`Status`] either.
+    pub fn calls(&self) -> crate::Calls {
+        self.shared.metrics.calls()
+    }
+
     /// Stops delivering, waits until the bot has finished, confirms at Telegram (R32 steps 1-3). The lease must still be
     /// renewed meanwhile; hand it over as soon as this returns. The gate polls no more until it is told of a later epoch, or
     /// until [`Gate::resume`].

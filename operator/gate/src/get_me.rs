@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::answers::{self, Body};
 use crate::core::Input;
 use crate::driver::{Message, Shared};
-use crate::{BotIdentity, Token, TokenError};
+use crate::{BotIdentity, Token, TokenError, TokenProblem};
 
 const LARGEST: usize = 64 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -101,32 +101,42 @@ fn is_json(body: &Bytes) -> bool {
 
 /// Asks Telegram once, for a limited time, and tells the driver what it said.
 async fn ask(shared: &Shared, test: bool) -> Option<Answered> {
+    let answered = request(shared, &shared.tokens.current(), test).await?;
+    match answered.status {
+        StatusCode::OK => {
+            let me = serde_json::from_slice::<Me>(&answered.body).ok()?;
+            shared.get_me.keep(&answered.body);
+            let identity = BotIdentity { id: me.result.id, username: me.result.username };
+            let _ = shared.messages.send(Message::Identity(identity));
+        }
+        status if refuses(status) => shared.input(Input::TokenSeen(false)),
+        status => debug!(status = status.as_u16(), "getMe failed"),
+    }
+    Some(answered)
+}
+
+/// `None`: there was no answer in time.
+async fn request(shared: &Shared, token: &Token, test: bool) -> Option<Answered> {
     let test = if test { "/test" } else { "" };
-    let path = shared.origin.path(false, &shared.tokens.current(), &format!("{test}/getMe"), None);
+    let path = shared.origin.path(false, token, &format!("{test}/getMe"), None);
     let request = Request::get(shared.origin.uri(path)?).body(answers::full(Bytes::new())).ok()?;
     let asking = async {
         let response = shared.client.request(request).await.ok()?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST).collect().await.ok()?.to_bytes();
-        Some((status, body))
+        Some(Answered { status, body })
     };
-    let (status, body) = timeout(PATIENCE, asking).await.ok()??;
-    match status {
-        StatusCode::OK => {
-            let me = serde_json::from_slice::<Me>(&body).ok()?;
-            shared.get_me.keep(&body);
-            let identity = BotIdentity { id: me.result.id, username: me.result.username };
-            let _ = shared.messages.send(Message::Identity(identity));
-        }
-        StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND => shared.input(Input::TokenSeen(false)),
-        _ => debug!(status = status.as_u16(), "getMe failed"),
-    }
-    Some(Answered { status, body })
+    timeout(PATIENCE, asking).await.ok()?
+}
+
+/// Telegram's front answers 404 to a token that it does not know.
+fn refuses(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND)
 }
 
 /// Learns who the bot is: now, after each exchange of the token, and once a minute while the token is refused.
 pub(crate) async fn identify(shared: Arc<Shared>) {
-    let mut problem = None;
+    let mut watch = Watch::default();
     let mut pause = FIRST_AGAIN;
     loop {
         let answered = ask(&shared, false).await.filter(|answer| final_answer(answer.status));
@@ -138,31 +148,72 @@ pub(crate) async fn identify(shared: Arc<Shared>) {
         pause = if answered.is_none() { (pause * 2).min(LAST_PAUSE) } else { FIRST_AGAIN };
         // The file is looked at meanwhile, whatever Telegram said.
         let again = again.map(|wait| Instant::now() + wait);
-        while !exchanged(&shared, &mut problem, again).await && again.is_none_or(|again| Instant::now() < again) {}
+        while !watch.exchanged(&shared, again).await && again.is_none_or(|again| Instant::now() < again) {}
     }
 }
 
-/// Looks at the token file once, after a pause that ends at `latest`; another token of this bot is used from now on.
-async fn exchanged(shared: &Shared, known_problem: &mut Option<String>, latest: Option<Instant>) -> bool {
-    let look = Instant::now() + shared.settings.borrow().token_check;
-    tokio::time::sleep_until(latest.map_or(look, |latest| look.min(latest))).await;
-    let current = shared.tokens.current();
-    let problem = match read(shared).await {
-        Ok(token) if token == current => None,
-        Ok(token) if token.bot_id() == current.bot_id() => {
-            info!("the token file holds another token of this bot; using it");
-            shared.tokens.exchange(token);
-            shared.input(Input::TokenChanged);
-            return true;
+/// What is known of the token file.
+#[derive(Default)]
+struct Watch {
+    problem: Option<TokenProblem>,
+    /// Telegram refused this one then.
+    refused: Option<(Token, Instant)>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Looks at the token file once, after a pause that ends at `latest`. Another token of this bot is used from now on, if
+    /// Telegram accepts it: a wrong one in the Secret must not end what works.
+    async fn exchanged(&mut self, shared: &Shared, latest: Option<Instant>) -> bool {
+        let look = Instant::now() + shared.settings.borrow().token_check;
+        tokio::time::sleep_until(latest.map_or(look, |latest| look.min(latest))).await;
+        let current = shared.tokens.current();
+        let problem = match read(shared).await {
+            Ok(token) if token == current => None,
+            Ok(token) if token.bot_id() != current.bot_id() => Some(TokenProblem::OtherBot),
+            Ok(token) => match self.accepts(shared, &token).await {
+                Some(true) => {
+                    info!("the token file holds another token of this bot; using it");
+                    shared.tokens.exchange(token);
+                    shared.input(Input::TokenChanged);
+                    *self = Self::default();
+                    return true;
+                }
+                Some(false) => Some(TokenProblem::Refused),
+                // It is asked again at the next look.
+                None => self.problem,
+            },
+            Err(error) => {
+                debug!(%error, "the token file");
+                Some(TokenProblem::Unreadable)
+            }
+        };
+        if problem != self.problem {
+            if let Some(problem) = problem {
+                warn!(
+                    ?problem,
+                    "the token file holds something else, which is not used; going on with the token that was read before"
+                );
+            }
+            shared.input(Input::TokenProblem(problem));
+            self.problem = problem;
         }
-        Ok(_) => Some("the token file now holds the token of another bot; going on with the old one".to_owned()),
-        Err(error) => Some(format!("{error}; going on with the token that was read before")),
-    };
-    if let Some(problem) = problem.as_ref().filter(|problem| known_problem.as_ref() != Some(*problem)) {
-        warn!("{problem}");
+        false
     }
-    *known_problem = problem;
-    false
+
+    /// Whether Telegram accepts this token; `None` if it does not say.
+    async fn accepts(&mut self, shared: &Shared, token: &Token) -> Option<bool> {
+        let recently = |(refused, at): &(Token, Instant)| refused == token && at.elapsed() < WHILE_REFUSED;
+        if self.refused.as_ref().is_some_and(recently) {
+            return Some(false);
+        }
+        let status = request(shared, token, false).await?.status;
+        if refuses(status) {
+            self.refused = Some((token.clone(), Instant::now()));
+        }
+        final_answer(status).then_some(status == StatusCode::OK)
+    }
 }
 
 async fn read(shared: &Shared) -> Result<Token, TokenError> {

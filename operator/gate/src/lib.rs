@@ -41,5 +41,5 @@ mod webhook;
 
 pub use gate::{Config, Gate, StartError, Upstream};
 pub use settings::{Delivery, Ordering, PendingUpdates, Settings};
-pub use status::{BotIdentity, DrainOutcome, Drained, Event, Leadership, Status, TokenState};
+pub use status::{BotIdentity, Calls, DrainOutcome, Drained, Event, Leadership, Status, TokenProblem, TokenState};
 pub use token::{Token, TokenError};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::answer::Update;
+use crate::status::Calls;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Code {
@@ -62,7 +63,12 @@ pub(crate) struct Inner {
     pub(crate) late_requests: Counter,
     update_age: Histogram,
     pending: Gauge,
+    made: AtomicU64,
+    failed: AtomicU64,
 }
+
+/// Too many requests: the bot is busy, and not wrong.
+const FLOOD: u16 = 429;
 
 /// The methods that are counted by name. A few: each has a histogram.
 const METHODS: [&str; 5] = ["sendMessage", "editMessageText", "answerCallbackQuery", "getMe", "file"];
@@ -110,6 +116,8 @@ impl Metrics {
             late_requests: Counter::default(),
             update_age: Histogram::new([1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 3600.0]),
             pending: Gauge::default(),
+            made: AtomicU64::default(),
+            failed: AtomicU64::default(),
         }))
     }
 
@@ -153,7 +161,16 @@ impl Metrics {
         self.called_with(method, End::Broken, took);
     }
 
+    /// How the bot's calls went so far.
+    pub(crate) fn calls(&self) -> Calls {
+        Calls { made: self.made.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+    }
+
     fn called_with(&self, method: &'static str, code: End, took: Duration) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        if matches!(code, End::Answered(code) if code >= 400 && code != FLOOD) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
         self.calls.get_or_create(&Call { method, code }).inc();
         self.call_duration.get_or_create(&Called { method }).observe(took.as_secs_f64());
     }

@@ -30,6 +30,17 @@ pub enum TokenState {
     Rejected,
 }
 
+/// Why what the token file holds is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenProblem {
+    /// It is the token of another bot, whose updates this lease has nothing to do with.
+    OtherBot,
+    /// Telegram refuses it.
+    Refused,
+    /// It is no token, or cannot be read.
+    Unreadable,
+}
+
 /// The bot as Telegram names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BotIdentity {
@@ -55,6 +66,8 @@ pub struct Status {
     pub deaf: bool,
     /// What Telegram says of the token (R26).
     pub token: TokenState,
+    /// The token file holds something else, which is not used.
+    pub token_problem: Option<TokenProblem>,
     /// Who the bot is, once `getMe` was answered.
     pub bot: Option<BotIdentity>,
     /// A webhook is set at Telegram, so that polling is refused (R18).
@@ -67,6 +80,15 @@ pub struct Status {
     pub draining: bool,
     /// A drain is over and the bot's handlers still work ([`crate::Ordering::Fast`]).
     pub finishing: bool,
+}
+
+/// How the bot's calls of the Bot API went since this process began; `getUpdates` is none of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// That were made.
+    pub made: u64,
+    /// That were refused: 4xx other than 429, and 5xx.
+    pub failed: u64,
 }
 
 /// Something that happened once.

@@ -485,3 +485,221 @@ fn a_silent_database_decides_nothing_about_a_trial() {
     assert_eq!((plan.rollout, plan.store.len()), (RolloutDecision::Try { trial: Trial::Unseen }, 0));
     assert_eq!(stage.status().rollout.as_ref().unwrap().stage, RolloutStage::Baking, "it goes on from there");
 }
+
+#[test]
+fn a_revision_most_of_whose_calls_are_refused_does_not_pass() {
+    for (made, failed, fails) in [(1000, 500, false), (1000, 501, true), (4, 4, false), (5, 5, true)] {
+        let mut stage = Stage::new(json!({}));
+        let new = stage.on_trial();
+        let Seen::Bot(Some(view)) = &mut stage.observed.lease else { unreachable!() };
+        view.candidates[0].report = json!({"calls": {"made": made, "failed": failed}});
+        let rollout = stage.plan().rollout;
+        let why = match &rollout {
+            RolloutDecision::Return { why, .. } => why.as_str(),
+            _ => "",
+        };
+        assert_eq!(why.contains(&format!("refused {failed} of {made} calls of {new}")), fails, "{rollout:?}");
+    }
+}
+
+#[test]
+fn an_undone_revision_is_left_for_the_one_before() {
+    let mut stage = Stage::new(json!({}));
+    let old_pod = stage.observed.pods[0].metadata.name.clone().unwrap();
+    stage.on_trial();
+    stage.passes(30);
+    stage.step();
+    stage.gone(&old_pod);
+    stage.step();
+    let name = stage.status().update_revision.clone().unwrap().name;
+    stage.annotate("pollux.dev/undo", &stage.old.clone());
+    assert_eq!(stage.step().rollout, RolloutDecision::Keep, "that one does not run");
+    stage.annotate("pollux.dev/undo", &name);
+    let plan = stage.step();
+    assert!(matches!(plan.rollout, RolloutDecision::Roll { .. }), "{:?}", plan.rollout);
+    assert_eq!((plan.revision.unwrap().name, stage.state(&name)), (stage.old.clone(), RevisionState::RolledBack));
+    let action = stage.status().last_action.clone().unwrap();
+    assert_eq!((action.request.as_str(), action.value), ("pollux.dev/undo", name));
+    assert_eq!(action.result, "revision 2 is left");
+}
+
+#[test]
+fn a_handover_that_somebody_asks_for_is_asked_for_once() {
+    let mut stage = Stage::new(json!({"replicas": 2}));
+    let standby = stage.observed.pods[1].metadata.name.clone().unwrap();
+    stage.annotate("pollux.dev/handover", "somewhere@1");
+    assert_eq!(stage.step().request, None, "no such pod");
+    let asked = format!("{standby}@1");
+    stage.annotate("pollux.dev/handover", &asked);
+    let plan = stage.step();
+    assert_eq!(
+        (&plan.rollout, plan.request),
+        (&RolloutDecision::Keep, Some(Request { id: asked, to_pod: standby.clone() }))
+    );
+    assert_eq!(stage.step().request, None);
+    assert!(stage.status().last_action.as_ref().unwrap().result.contains("is asked to hand over to"));
+    let again = format!("{standby}@2");
+    stage.annotate("pollux.dev/handover", &again);
+    assert_eq!(stage.step().request.unwrap().id, again);
+}
+
+#[test]
+fn a_restart_is_a_rollout_with_a_trial() {
+    let mut stage = Stage::new(json!({}));
+    stage.annotate("pollux.dev/restarted-at", "2026-12-01T10:00:00Z");
+    let plan = stage.step();
+    assert!(matches!(plan.rollout, RolloutDecision::Roll { .. }) && on_trial(&plan), "{plan:?}");
+    stage.surges(true);
+    assert!(matches!(stage.step().rollout, RolloutDecision::Try { .. }), "and it is done once");
+}
+
+#[test]
+fn a_secret_that_holds_another_bots_token_is_told_and_changes_nothing() {
+    let mut observed = running(json!({}));
+    let Seen::Bot(Some(view)) = &mut observed.lease else { unreachable!() };
+    view.candidates[0].report = json!({"tokenAccepted": true, "tokenProblem": "OtherBot"});
+    let told = told(&observed);
+    assert_eq!(reason(&told, ConditionType::TokenAccepted), ("False".into(), "TokenChangedIdentity".into()));
+    assert_eq!(reason(&told, ConditionType::Available), ("True".into(), "LeaderPolling".into()));
+    assert!(told.message.contains("echo-token") && told.message.contains("another bot"), "{}", told.message);
+    observed.bot.status = Some(told.clone());
+    let Seen::Bot(Some(view)) = &mut observed.lease else { unreachable!() };
+    view.candidates[0].report = json!({});
+    assert_eq!(
+        reason(&super::told(&observed), ConditionType::TokenAccepted).1,
+        "TokenChangedIdentity",
+        "nobody knows better"
+    );
+}
+
+mod migration {
+    use super::*;
+
+    fn stage() -> (Stage, Value) {
+        let mut stage = Stage::new(json!({}));
+        let spec = json!({"image": "two", "migration": {"command": ["migrate"], "env": [{"name": "A", "value": "1"}]}});
+        stage.change(spec.clone());
+        (stage, spec)
+    }
+
+    /// The Job that is made, as the API server shows it.
+    fn made(stage: &mut Stage, plan: &Plan) -> String {
+        let job = build(&stage.observed, plan).migration.expect("a Job");
+        let name = job["metadata"]["name"].as_str().unwrap().to_owned();
+        stage.observed.migrations.push(serde_json::from_value(job).unwrap());
+        name
+    }
+
+    fn ends(stage: &mut Stage, condition: &str, reason: &str) {
+        let job = stage.observed.migrations.last_mut().unwrap();
+        job.status =
+            serde_json::from_value(json!({"conditions": [{"type": condition, "status": "True", "reason": reason}]}))
+                .unwrap();
+    }
+
+    #[test]
+    fn a_migration_succeeds_before_a_pod_of_the_new_revision_comes() {
+        let (mut stage, _) = stage();
+        let plan = stage.step();
+        assert_eq!(plan.rollout, RolloutDecision::Hold { reason: HoldReason::Migrating });
+        assert_eq!(plan.revision.as_ref().unwrap().name, stage.old, "the old pods serve");
+        let job = made(&mut stage, &plan);
+        insta::assert_yaml_snapshot!("migration", build(&stage.observed, &plan).migration);
+        assert!(job.len() <= 63 && job.starts_with("echo-m2-"), "{job}");
+        let plan = stage.step();
+        assert!(!plan.migrate, "once");
+        assert_eq!(
+            (stage.status().phase, reason(stage.status(), ConditionType::Migrated).0),
+            (Phase::Migrating, "Unknown".into())
+        );
+
+        ends(&mut stage, "Complete", "CompletionsReached");
+        let plan = stage.step();
+        assert!(matches!(plan.rollout, RolloutDecision::Roll { .. }), "{:?}", plan.rollout);
+        assert!(plan.store[0].migrated);
+        assert_eq!(reason(stage.status(), ConditionType::Migrated), ("True".into(), "Succeeded".into()));
+        stage.observed.migrations.clear();
+        stage.surges(true);
+        assert!(
+            matches!(stage.step().rollout, RolloutDecision::Try { .. }),
+            "and not again when the Job was tidied up"
+        );
+    }
+
+    #[test]
+    fn a_migration_that_fails_rolls_nothing_out_and_shows_its_last_words() {
+        let (mut stage, _) = stage();
+        let plan = stage.step();
+        let job = made(&mut stage, &plan);
+        ends(&mut stage, "Failed", "BackoffLimitExceeded");
+        stage.observed.migration_pods.push(serde_json::from_value(json!({
+            "metadata": {"name": "m", "labels": {"batch.kubernetes.io/job-name": job}},
+            "status": {"containerStatuses": [{"name": "migration", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 3, "message": "one\ntwo\nthree\nERROR: column \"x\" exists\n"}}}]},
+        })).unwrap());
+        let plan = stage.step();
+        assert!(
+            matches!(plan.rollout, RolloutDecision::Hold { reason: HoldReason::RolledBack { .. } }),
+            "{:?}",
+            plan.rollout
+        );
+        assert_eq!(plan.revision.unwrap().name, stage.old);
+        let status = stage.status().clone();
+        assert_eq!((status.phase, status.ready.as_str()), (Phase::RolledBack, "1/1"));
+        assert_eq!(reason(&status, ConditionType::Migrated), ("False".into(), "JobFailed".into()));
+        assert_eq!(reason(&status, ConditionType::Available), ("True".into(), "LeaderPolling".into()));
+        assert!(status.message.contains("exit code 3, two / three / ERROR: column \"x\" exists"), "{}", status.message);
+
+        let name = status.update_revision.unwrap().name;
+        stage.annotate("pollux.dev/retry", &name);
+        let plan = stage.step();
+        assert!(plan.migrate, "{:?}", plan.rollout);
+        assert_ne!(made(&mut stage, &plan), job, "another attempt is another Job");
+    }
+
+    #[test]
+    fn a_first_revision_whose_migration_fails_makes_no_pods() {
+        let spec = json!({"migration": {"command": ["migrate"]}});
+        let mut stage = Stage { observed: fresh(spec), now: now(), old: String::new() };
+        let plan = stage.step();
+        assert_eq!(stage.observed.deployment, None);
+        made(&mut stage, &plan);
+        ends(&mut stage, "Failed", "DeadlineExceeded");
+        let plan = stage.step();
+        assert!(
+            matches!(plan.rollout, RolloutDecision::Hold { reason: HoldReason::MigrationFailed { .. } }),
+            "{:?}",
+            plan.rollout
+        );
+        assert_eq!((stage.observed.deployment.clone(), stage.status().phase), (None, Phase::Degraded));
+    }
+
+    #[test]
+    fn a_revision_that_comes_back_does_not_migrate_again() {
+        let (mut stage, spec) = stage();
+        let plan = stage.step();
+        made(&mut stage, &plan);
+        ends(&mut stage, "Complete", "CompletionsReached");
+        let old_pod = stage.observed.pods[0].metadata.name.clone().unwrap();
+        stage.step();
+        let new = stage.surges(true);
+        stage.step();
+        stage.leads(&new, 2);
+        stage.step();
+        stage.passes(30);
+        stage.step();
+        stage.gone(&old_pod);
+        stage.change(json!({}));
+        assert!(matches!(stage.step().rollout, RolloutDecision::Roll { .. }), "no migration is asked for");
+        let back = stage.surges(true);
+        stage.step();
+        stage.leads(&back, 3);
+        stage.step();
+        stage.passes(30);
+        stage.step();
+        stage.observed.migrations.clear();
+        stage.change(spec);
+        let plan = stage.step();
+        assert!(matches!(plan.rollout, RolloutDecision::Roll { .. }) && !plan.migrate, "{:?}", plan.rollout);
+    }
+}

@@ -43,7 +43,7 @@ use self::trouble::Trouble;
 pub use self::types::*;
 use self::unsettled::Unsettled;
 use self::work::Work;
-use crate::{BotIdentity, DrainOutcome, Event, Leadership, PendingUpdates, Settings, Status, TokenState};
+use crate::{BotIdentity, DrainOutcome, Event, Leadership, PendingUpdates, Settings, Status, TokenProblem, TokenState};
 
 /// After the end of the pod was announced, a bot that still polls is answered this late: it must not spin (R32.5).
 const TERMINATED_WAIT: Duration = Duration::from_millis(250);
@@ -89,6 +89,7 @@ pub struct Core {
     /// They are being dropped; what fails until then is given up, because a bot that gets nothing is worse.
     dropping_until: Option<BootInstant>,
     token: TokenState,
+    token_problem: Option<TokenProblem>,
     wakeup: Option<BootInstant>,
     actions: Vec<Action>,
 }
@@ -121,6 +122,7 @@ impl Core {
             drop_wished: false,
             dropping_until: None,
             token: TokenState::Unknown,
+            token_problem: None,
             wakeup: None,
             actions: Vec::new(),
         }
@@ -184,6 +186,7 @@ impl Core {
             bot_missing: self.presence.missing(),
             deaf: self.presence.deaf(),
             token: self.token,
+            token_problem: self.token_problem,
             bot,
             webhook_active: self.webhook_active,
             foreign_conflicts: self.trouble.foreign_conflicts(now),
@@ -242,8 +245,10 @@ impl Core {
             Input::PollWritten(poll, at) => self.poll_written(poll, at),
             Input::PollEnded(poll, outcome) => self.poll_ended(poll, outcome, now),
             Input::TokenSeen(accepted) => self.token_seen(accepted),
+            Input::TokenProblem(problem) => self.token_problem = problem,
             Input::TokenChanged => {
-                self.token = TokenState::Unknown;
+                self.token = TokenState::Accepted;
+                self.token_problem = None;
                 self.trouble.retry_now();
             }
             Input::Drain => {

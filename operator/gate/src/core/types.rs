@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pollux_clock::BootInstant;
 
-use crate::{Drained, Event, Leadership, Settings};
+use crate::{Drained, Event, Leadership, Settings, TokenProblem};
 
 /// One `getUpdates` request of the bot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,8 +145,10 @@ pub enum Input {
     PollEnded(PollId, Outcome),
     /// `getMe` was answered: the token is good, or (`false`) refused.
     TokenSeen(bool),
-    /// The token file has another token of the same bot.
+    /// The token file has another token of the same bot, and Telegram accepts it.
     TokenChanged,
+    /// The token file holds something else than the token that is used, for this reason; `None`: it does not any more.
+    TokenProblem(Option<TokenProblem>),
     /// Drain (R32).
     Drain,
     /// Take one [`Input::Drain`] back: the lease was kept.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use pollux_botapi::{Fault, FaultKind};
 use pollux_clock::BootInstant;
-use pollux_gate::{Event, Settings, TokenState};
+use pollux_gate::{Event, Settings, TokenProblem, TokenState};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
@@ -306,6 +306,24 @@ async fn r26_the_token_of_another_bot_is_not_taken() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(rig.gate.bot_id(), 4242);
+    rig.until("told", |status| status.token_problem == Some(TokenProblem::OtherBot)).await;
+    std::fs::write(rig.token_file(), TOKEN).unwrap();
+    rig.until("mended", |status| status.token_problem.is_none()).await;
+}
+
+#[tokio::test]
+async fn r26_a_token_that_telegram_refuses_does_not_take_the_place_of_one_that_works() {
+    let emulator = emulator().await;
+    let settings = Settings { token_check: Duration::from_millis(5), ..Settings::default() };
+    let rig = Rig::with(&emulator.url(), settings).await;
+    rig.lead(1);
+    rig.until("known", |status| status.bot.is_some()).await;
+    let asking = rig.bot().await.ask(0, 20);
+    std::fs::write(rig.token_file(), TOKEN.replace("test-secret", "mistyped")).unwrap();
+    rig.until("told", |status| status.token_problem == Some(TokenProblem::Refused)).await;
+    emulator.push(TOKEN, pollux_botapi::Push::default()).unwrap();
+    assert_eq!(asking.await.unwrap().1.ids().len(), 1, "the old one is used");
+    assert_eq!(rig.gate.status().borrow().token, TokenState::Accepted);
 }
 
 #[tokio::test]
