@@ -112,7 +112,7 @@ SOAK_MINUTES ?= 55
 SOAK_LANES ?= 4
 SOAK_FAULTS ?= all
 # Beside it there are false-alarms and burden: what must do no harm, and what it costs.
-soak: soak-model soak-schedules ## The lease at length: the model with wider bounds, 100,000 simulated schedules, and real ones
+soak: soak-model soak-schedules fuzz ## The lease at length: the model with wider bounds, 100,000 simulated schedules, and real ones; and the fuzz targets
 
 # One seed: POLLUX_SEEDS=184..185 cargo test -p pollux-lease --lib simulation
 soak-model: need-build ## The model with two deviations of each schedule, each variant's world with its rule kept, and 100,000 simulated schedules

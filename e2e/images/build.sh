@@ -39,7 +39,9 @@ REGISTRY=ghcr.io/pollux-operator
 VERSION=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
 PYTHON_VERSION=3.11 # of Debian 12 and of PYTHON_BASE: wheels are chosen for it
 POSTGRES_MAJOR=15   # of Debian 12
+# What is published is built with the profile release; the tests' dev programs are about half as large again.
 PRODUCT_LIMIT_MIB=20
+[ "$PROFILE" = release ] || PRODUCT_LIMIT_MIB=30
 PRODUCT=(pollux-controller pollux-agent)
 BOTS=(e2e-bot-ptb e2e-bot-aiogram e2e-bot-grammy e2e-bot-telegraf e2e-bot-teloxide)
 ALL=("${PRODUCT[@]}" e2e-botapi e2e-postgres "${BOTS[@]}")

@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use pollux_botapi::Counts;
 use serde_json::{Value, json};
 
-use crate::bot::Library;
+use crate::bot::{Library, condition, leader};
 use crate::scenarios::{answered_at_least, load, settle};
+use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, OPERATOR, World};
 
 /// The image of PostgreSQL names no user.
@@ -37,10 +38,16 @@ pub(crate) async fn before_the_pods(world: &World) -> Result<()> {
         ("SELECT pg_sleep(600)", 5, "DeadlineExceeded"),
     ] {
         bot.change(&migration(world, sql, seconds)).await?;
-        let message = bot.wait_reason("Migrated", &["JobFailed"], PATIENCE).await?;
-        ensure!(message.contains(names), "the message does not name {names}: {message}");
+        until(&format!("the status to say {names}"), PATIENCE, || async {
+            let status = bot.status().await?;
+            let migrated = condition(&status, "Migrated").cloned().unwrap_or_default();
+            let said =
+                migrated["reason"] == "JobFailed" && migrated["message"].as_str().is_some_and(|m| m.contains(names));
+            Ok(if said { Look::Yes(()) } else { Look::NotYet(migrated.to_string()) })
+        })
+        .await?;
         bot.wait_reason("Ready", &["RolledBack"], PATIENCE).await?;
-        let leader = crate::bot::leader(&bot.status().await?);
+        let leader = leader(&bot.status().await?);
         ensure!(leader.as_ref() == Some(&new), "{new:?} became {leader:?}");
     }
     let jobs =

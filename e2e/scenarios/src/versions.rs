@@ -46,8 +46,12 @@ const VERSIONS: [Bad; 6] = [
     Bad {
         name: "is-refused",
         change: || {
-            let reply = r#"s/await ctx.reply(ctx.message.text)/await ctx.api.sendMessage(1, "").catch(() => {})/"#;
-            shell(&format!("exec node --input-type=module -e \"$(sed '{reply}' bot.mjs)\""))
+            // Its image has no sed.
+            let reply = "await ctx.reply(ctx.message.text)";
+            let refused = "await ctx.api.sendMessage(1, '').catch(() => {})";
+            shell(&format!(
+                r#"code=$(cat bot.mjs); exec node --input-type=module -e "${{code%%"{reply}"*}}{refused}${{code#*"{reply}"}}""#
+            ))
         },
         names: &["calls of"],
         handovers: 2,

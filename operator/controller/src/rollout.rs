@@ -149,7 +149,8 @@ impl<'a> Scene<'a> {
     /// How a revision is doing that the Deployment has and that was not judged yet.
     pub(crate) fn trial(self, wanted: &'a Stored) -> Trial {
         let spec = &self.observed.bot.spec;
-        let watched = spec.strategy.kind == StrategyType::RollingUpdate && self.stable(&wanted.name).is_some();
+        let rolls = spec.strategy.kind == StrategyType::RollingUpdate && !spec.suspend && spec.replicas > 0;
+        let watched = rolls && self.stable(&wanted.name).is_some();
         if !watched || matches!(self.led(), Led::Elsewhere) {
             let there = is_complete(self.observed, self.observed.deployment.as_ref(), &wanted.name);
             let serves = self.leads(&wanted.name) || matches!(self.led(), Led::Elsewhere);

@@ -465,6 +465,23 @@ fn where_another_cluster_leads_there_is_nothing_to_try() {
 }
 
 #[test]
+fn a_bot_without_pods_has_no_trial_before_it_has_some() {
+    let mut stage = Stage::new(json!({}));
+    stage.change(json!({"image": "two", "replicas": 0}));
+    stage.step();
+    stage.observed.pods.clear();
+    stage.counted();
+    stage.observed.deployment.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(0);
+    let plan = stage.step();
+    assert_eq!((plan.rollout, plan.store.len()), (RolloutDecision::Try { trial: Trial::Plain }, 0));
+    assert_eq!(reason(stage.status(), ConditionType::Ready), ("True".into(), "Running".into()));
+    stage.change(json!({"image": "two"}));
+    let new = stage.surges(true);
+    stage.leads(&new, 2);
+    assert!(matches!(stage.step().rollout, RolloutDecision::Try { trial: Trial::Baking { .. } }));
+}
+
+#[test]
 fn recreate_has_no_trial() {
     let recreate = json!({"strategy": {"type": "Recreate"}});
     let mut stage = Stage::new(recreate);
