@@ -9,6 +9,7 @@ mod ground;
 mod migrations;
 mod mistakes;
 mod report;
+mod requests;
 mod scenarios;
 mod suite;
 mod tls;

@@ -127,7 +127,7 @@ async fn judge(world: &World, seed: u64, only: Option<&str>) -> Result<Evidence>
     scenario!("kill -9 of bot and agent", run.kill_both());
     scenario!("SIGSTOP of the leader's pod", run.pause_pod());
     scenario!("mistakes are named in time", crate::mistakes::named_in_time(&run.world));
-    scenario!("versions that are not fit go back", run.bad_versions());
+    scenario!("versions that are not fit go back, and requests are answered", run.bad_versions());
     scenario!("migrations come before the pods", crate::migrations::before_the_pods(&run.world));
     scenario!("rollouts at one and at five replicas", run.roll_one_and_five());
     scenario!("a token that is refused", run.rejected_token());

@@ -306,6 +306,11 @@ impl<'a> Scene<'a> {
             Some((self.asked(request::HANDOVER, &name, live)?, name))
         });
         let (value, name) = pod?;
+        // Whichever revision ran then.
+        let answered = |stored: &Stored| stored.answered.get(request::HANDOVER) == Some(&value);
+        if self.stored.iter().any(answered) {
+            return None;
+        }
         let mut stored = live.clone();
         stored.answered.insert(request::HANDOVER.to_owned(), value.clone());
         let result = match leader.replica.pod == name {

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use super::{ROLLOUT, Run, answered_at_least, load, restarts, version};
 use crate::bot::{Bot, Library, leader};
 use crate::report::{Rollout, Told};
-use crate::versions;
 use crate::wait::{Look, until};
 use crate::world::{API_URL, BOTS, OPERATOR, World, blocking, repository};
+use crate::{requests, versions};
 
 // === impl Run ===
 
@@ -205,10 +205,12 @@ impl Run {
         Ok(())
     }
 
-    /// Versions that are not fit to lead.
+    /// Versions that are not fit to lead; and beside them, on another bot, what people ask for.
     pub(crate) async fn bad_versions(&mut self) -> Result<()> {
-        self.findings.setbacks.extend(versions::bad_ones_go_back(&self.world).await?);
-        Ok(())
+        let (setbacks, asked) =
+            tokio::join!(versions::bad_ones_go_back(&self.world), requests::are_answered(&self.world));
+        self.findings.setbacks.extend(setbacks?);
+        asked.context("what people ask for")
     }
 
     /// Two rollouts each.

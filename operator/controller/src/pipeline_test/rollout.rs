@@ -470,6 +470,7 @@ fn a_bot_without_pods_has_no_trial_before_it_has_some() {
     stage.change(json!({"image": "two", "replicas": 0}));
     stage.step();
     stage.observed.pods.clear();
+    stage.observed.lease = Seen::Bot(None);
     stage.counted();
     stage.observed.deployment.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(0);
     let plan = stage.step();
@@ -555,6 +556,16 @@ fn a_handover_that_somebody_asks_for_is_asked_for_once() {
     );
     assert_eq!(stage.step().request, None);
     assert!(stage.status().last_action.as_ref().unwrap().result.contains("is asked to hand over to"));
+    // Nor by the next revision, while that pod is still there.
+    stage.annotate("pollux.dev/restarted-at", "now");
+    stage.step();
+    let new = stage.surges(true);
+    stage.step();
+    stage.leads(&new, 2);
+    stage.step();
+    stage.passes(30);
+    stage.step();
+    assert_eq!((stage.step().rollout, stage.plan().request), (RolloutDecision::Keep, None));
     let again = format!("{standby}@2");
     stage.annotate("pollux.dev/handover", &again);
     assert_eq!(stage.step().request.unwrap().id, again);
