@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -155,14 +155,28 @@ pub(crate) fn deployment_failure(deployment: Option<&Deployment>) -> Option<(Str
     if let Some(failure) = find("ReplicaFailure").filter(|c| c.status == "True") {
         return Some((failure.reason.clone().unwrap_or_default(), failure.message.clone().unwrap_or_default()));
     }
-    let progress = find("Progressing").filter(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
-    let said = progress.message.clone().unwrap_or_default();
-    Some((
-        Reason::DeadlineExceeded.to_string(),
+    find("Progressing").and_then(no_progress).map(|said| (Reason::DeadlineExceeded.to_string(), said))
+}
+
+/// That it gave up on the rollout that began then, and not on an earlier one: until it has looked at a new template, it still says
+/// what it said of the old one.
+pub(crate) fn gave_up(deployment: &Deployment, began: Timestamp) -> Option<String> {
+    let status = deployment.status.as_ref()?;
+    let conditions = status.conditions.iter().flatten();
+    let of_this = |c: &&DeploymentCondition| {
+        c.type_ == "Progressing" && c.last_update_time.as_ref().is_some_and(|time| time.0 > began)
+    };
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    conditions.filter(|_| seen).find(of_this).and_then(no_progress)
+}
+
+fn no_progress(progressing: &DeploymentCondition) -> Option<String> {
+    let said = progressing.message.as_deref().unwrap_or_default();
+    (progressing.reason.as_deref() == Some("ProgressDeadlineExceeded")).then(|| {
         format!(
             "no progress within spec.progressDeadlineSeconds, because a pod does not get ready: {said}: look at kubectl logs -c agent and -c bot of the newest pod"
-        ),
-    ))
+        )
+    })
 }
 
 /// What keeps this pod from getting ready, if anything does.

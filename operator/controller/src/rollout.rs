@@ -20,7 +20,7 @@ use pollux_api::names::request;
 use pollux_api::words::{HandoverReason, OnFailure, RolloutStage, StrategyType};
 use pollux_lease::{BotView, Candidate, Party};
 
-use crate::diagnose::{self, deployment_failure, is_over, is_ready, is_terminating, revision};
+use crate::diagnose::{self, is_over, is_ready, is_terminating, revision};
 use crate::leases::Seen;
 use crate::observe::Observed;
 use crate::plan::is_complete;
@@ -142,6 +142,13 @@ impl<'a> Scene<'a> {
         rollout.stage_time.as_ref().filter(|_| same).map(|time| time.0)
     }
 
+    /// When its rollout began.
+    fn began(self, of: &Stored) -> Option<Timestamp> {
+        let rollout = self.observed.bot.status.as_ref()?.rollout.as_ref()?;
+        let same = rollout.revision == of.name && rollout.number == of.number;
+        rollout.start_time.as_ref().filter(|_| same).map(|time| time.0)
+    }
+
     fn passed_since(self, of: &Stored, stage: RolloutStage, seconds: i32) -> bool {
         self.since(of, stage).is_some_and(|since| self.now.duration_since(since).as_secs() > seconds.into())
     }
@@ -204,8 +211,8 @@ impl<'a> Scene<'a> {
         if self.ready_pod(&wanted.name).is_some() {
             return None;
         }
-        let (_, said) =
-            deployment_failure(self.observed.deployment.as_ref()).filter(|(reason, _)| reason == "DeadlineExceeded")?;
+        let deployment = self.observed.deployment.as_ref()?;
+        let said = diagnose::gave_up(deployment, self.began(wanted)?)?;
         let troubles = diagnose::troubles(self.observed, self.now);
         let trouble = troubles.into_iter().find(|trouble| trouble.revision == wanted.name);
         Some(trouble.map_or(said, |trouble| format!("{}: {}", trouble.reason, trouble.message)))

@@ -104,6 +104,17 @@ impl Stage {
         .unwrap();
     }
 
+    /// Kubernetes says that there is no progress.
+    fn gives_up(&mut self, at: i64) -> Plan {
+        let status = self.observed.deployment.as_mut().unwrap().status.as_mut().unwrap();
+        status.conditions = serde_json::from_value(json!([{
+            "type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "x",
+            "lastUpdateTime": Timestamp::from_second(at).unwrap().to_string(),
+        }]))
+        .unwrap();
+        self.step()
+    }
+
     fn status(&self) -> &TelegramBotStatus {
         self.observed.bot.status.as_ref().unwrap()
     }
@@ -262,12 +273,10 @@ fn a_revision_that_never_gets_ready_goes_without_a_handover() {
     stage.step();
     let new = stage.surges(false);
     stage.step();
-    let status = stage.observed.deployment.as_mut().unwrap().status.as_mut().unwrap();
-    status.conditions = serde_json::from_value(
-        json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "x"}]),
-    )
-    .unwrap();
-    let plan = stage.step();
+    let now = now().as_second();
+    let plan = stage.gives_up(now - 60);
+    assert_eq!(plan.rollout, RolloutDecision::Try { trial: Trial::Surging }, "that was said of an earlier one");
+    let plan = stage.gives_up(now + 60);
     assert!(matches!(plan.rollout, RolloutDecision::Roll { .. }), "{:?}", plan.rollout);
     assert_eq!((plan.revision.unwrap().name, plan.request), (stage.old.clone(), None));
     stage.gone(&new);
