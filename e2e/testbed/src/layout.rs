@@ -153,7 +153,8 @@ impl Layout {
     /// A daemon's pid, if it lives.
     pub(crate) fn pid(&self, daemon: &str) -> Option<i32> {
         let pid = fs::read_to_string(self.folder.join("pids").join(daemon)).ok()?.trim().parse().ok()?;
-        (process::is_marked(pid, &self.folder) && process::state(pid) != Some('Z')).then_some(pid)
+        let ours = process::is_child(pid) || process::is_marked(pid, &self.folder);
+        (ours && process::state(pid) != Some('Z')).then_some(pid)
     }
 
     /// Fails with the end of its log if a daemon is dead.

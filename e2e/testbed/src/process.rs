@@ -120,6 +120,14 @@ pub(crate) fn is_marked(pid: i32, folder: &Path) -> bool {
     environment(pid).split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
 }
 
+/// Is this process a child of this program? Then it is what was started, whatever it has become by now: its variables tell nothing
+/// for a moment while it executes one program after the other.
+pub(crate) fn is_child(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    parent == Some(std::process::id())
+}
+
 /// All processes of the cluster in this folder; without one, of any cluster.
 pub(crate) fn all_marked(folder: Option<&Path>) -> Vec<i32> {
     let wanted = folder.map(|folder| format!("{MARKER}={}", folder.display()).into_bytes());
@@ -218,6 +226,16 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(1), "it was waited for");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_parent() {
+        let mut child = Command::new("sleep").arg("60").env_clear().spawn().unwrap();
+        assert!(is_child(child.id().cast_signed()));
+        assert!(!is_child(std::process::id().cast_signed()) && !is_child(1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_child(child.id().cast_signed()));
     }
 
     /// One look falls into an exec now and then, and took a living daemon for a dead one.
